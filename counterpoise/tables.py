@@ -100,11 +100,14 @@ SELECTION = pa.schema([("request_id", pa.string()), ("label", pa.int32()), ("dro
 
 PREDICTIONS = pa.schema(
     [
+        ("arm", pa.string()),
+        ("trial", pa.int32()),
         ("id", pa.string()),
         ("label", pa.int32()),
         ("group", pa.int32()),
         ("predicted", pa.int32()),
         ("confidence", pa.float32()),
+        ("calibrated", pa.float32()),
         ("nll", pa.float32()),
     ]
 )

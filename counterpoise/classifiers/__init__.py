@@ -1,0 +1,1 @@
+"""Everything about the classifiers that are compared: their losses, the rows they see, their training, their heads."""

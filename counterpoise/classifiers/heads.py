@@ -1,0 +1,296 @@
+"""Linear heads on frozen features, and the training of many of them as one batched problem.
+
+Trials that share a backbone differ only in rows, loss, prior and seed, so that one step of all of them is
+three matrix products. Trials that read the same rows (the arms of one paired trial) share the gathered
+features as well: with wide features that is where the time goes.
+
+Nothing here knows images, backbones, arms or the disk; rows come as index arrays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol, overload
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from counterpoise.seeding import derive
+from counterpoise.types import Refusal
+
+Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # logits (..., B, C), targets, prior (..., C) => (..., B)
+Prior = np.ndarray | Callable[[float], Tensor | np.ndarray]  # (C,) masses, fixed or by progress
+
+
+class Reduction(Protocol):
+    """How the losses of a batch become one number, with a state of its own per job (GroupDRO)."""
+
+    def start(self, groups: Tensor | None) -> Any: ...
+    def __call__(self, losses: Tensor, groups: Tensor | None, state: Any) -> tuple[Tensor, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LinearHead:
+    """A linear classifier and the feature transform that belongs to it.
+
+    ``logits = g(features) @ weight.T + bias`` with ``g(f) = (f - center) / scale``, brought to unit length
+    if ``normalise``. A head trained on cosine logits is this, with weight rows of one common length.
+    """
+
+    weight: np.ndarray  # (C, D)
+    bias: np.ndarray  # (C,)
+    center: np.ndarray  # (D,)
+    scale: np.ndarray  # (D,)
+    normalise: bool = False
+
+    def transform(self, features: Tensor) -> Tensor:
+        moved = (features.float() - _like(self.center, features)) / _like(self.scale, features)
+        return F.normalize(moved, dim=-1) if self.normalise else moved
+
+    @overload
+    def logits(self, features: Tensor) -> Tensor: ...
+    @overload
+    def logits(self, features: np.ndarray) -> np.ndarray: ...
+    def logits(self, features: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """(N, D) => (N, C), of the kind that came in."""
+        if isinstance(features, np.ndarray):
+            return self.logits(torch.from_numpy(np.asarray(features, np.float32))).numpy()
+        return F.linear(self.transform(features), _like(self.weight, features), _like(self.bias, features))
+
+    def plain(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(weight, bias) on the raw features, or None where the transform is not affine."""
+        if self.normalise:
+            return None
+        weight = self.weight.astype(np.float64) / self.scale
+        bias = self.bias - weight @ self.center.astype(np.float64)
+        return weight.astype(np.float32), bias.astype(np.float32)
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Named arrays, for safetensors."""
+        arrays = {"weight": self.weight, "bias": self.bias, "center": self.center, "scale": self.scale}
+        return arrays | {"normalise": np.asarray([self.normalise], np.uint8)}
+
+    @classmethod
+    def load(cls, arrays: Mapping[str, np.ndarray]) -> LinearHead:
+        return cls(
+            *(np.asarray(arrays[name]) for name in ("weight", "bias", "center", "scale")),
+            normalise=bool(arrays["normalise"][0]),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class HeadJob:
+    """One trial: which rows each step sees, what they claim to be, what is minimised, which seed starts it."""
+
+    rows: np.ndarray  # (steps, batch) into the one feature matrix all jobs share
+    targets: np.ndarray  # (N,) labels or (N, C) soft, for that whole matrix
+    loss: Loss
+    prior: Prior  # of what `rows` really yields
+    seed: int
+    groups: np.ndarray | None = None  # (N,), given to `reduction`
+    reduction: Reduction | None = None  # None: the mean over the batch, the only one that is batched
+
+
+def standardisation(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per feature; a constant feature keeps scale 1."""
+    std, mean = torch.std_mean(features.double(), dim=0, correction=0)
+    std = torch.where(std > 1e-6, std, torch.ones_like(std))
+    return mean.float().numpy(), std.float().numpy()
+
+
+def train_heads(
+    features: Tensor | np.ndarray,
+    jobs: Sequence[HeadJob],
+    *,
+    real: np.ndarray | None = None,
+    standardise: bool = True,
+    optimiser: Literal["sgd", "adamw"] = "sgd",
+    lr: float = 1.0,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-4,
+) -> list[LinearHead]:
+    """Train all jobs at once; each result is what it would have been alone, to float tolerance.
+
+    ``real`` names the rows that the standardisation is computed on (all, if None). The learning rate of sgd is
+    in units of 1 / mean squared feature length, so that one value fits any width: the curvature of softmax
+    regression is at most half that length, and 1.0 is stable with momentum 0.9. It decays by a cosine to 0.
+    """
+    features = torch.as_tensor(features, dtype=torch.float32)
+    dim = features.shape[1]
+    center, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+    if standardise:
+        center, scale = standardisation(features if real is None else features[torch.as_tensor(real)])
+    moved = (features - torch.from_numpy(center)) / torch.from_numpy(scale)
+    heads: dict[int, LinearHead] = {}
+    for cosine, arms, block in _blocks(jobs):
+        x = F.normalize(moved, dim=1) if cosine else moved
+        update = _Update(optimiser, lr / float(x.square().sum(1).mean()), momentum, weight_decay)
+        weight, bias = _train_block(x, [jobs[index] for index in block], arms, update, cosine)
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise Refusal(f"training of linear heads diverged: lower the learning rate (it is {lr})")
+        for at, index in enumerate(block):
+            rows = weight[at]
+            if cosine:  # the loss multiplies cosines by its own scale: so does the head
+                rows = F.normalize(rows, dim=1) * float(getattr(jobs[index].loss, "scale", 1.0))
+            heads[index] = LinearHead(rows.numpy(), bias[at].numpy(), center, scale, normalise=cosine)
+    return [heads[index] for index in range(len(jobs))]
+
+
+def _blocks(jobs: Sequence[HeadJob]) -> list[tuple[bool, int, list[int]]]:
+    """Jobs that make one rectangular problem: streams of rows, each read by the same number of arms, stream by stream."""
+    streams: dict[tuple[bool, tuple[int, ...], bytes], list[int]] = {}
+    for index, job in enumerate(jobs):
+        rows = np.ascontiguousarray(job.rows, np.int64)
+        name = hashlib.blake2b(rows.tobytes()).digest()
+        streams.setdefault((bool(getattr(job.loss, "cosine", False)), rows.shape, name), []).append(index)
+    blocks: dict[tuple[bool, tuple[int, ...], int], list[int]] = {}
+    for (cosine, shape, _), members in streams.items():
+        blocks.setdefault((cosine, shape, len(members)), []).extend(members)
+    return [(cosine, arms, members) for (cosine, _, arms), members in blocks.items()]
+
+
+@dataclass
+class _Update:
+    kind: str
+    lr: float
+    momentum: float
+    weight_decay: float
+
+    def state(self, value: Tensor) -> list[Tensor]:
+        return [torch.zeros_like(value) for _ in range(1 if self.kind == "sgd" else 2)]
+
+    def __call__(self, step: int, steps: int, value: Tensor, grad: Tensor, state: list[Tensor]) -> None:
+        """One update in place."""
+        lr = self.lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if self.kind == "sgd":
+            (velocity,) = state
+            velocity.mul_(self.momentum).add_(grad).add_(value, alpha=self.weight_decay)
+            value.add_(velocity, alpha=-lr)
+            return
+        first, second = state
+        first.lerp_(grad, 1 - self.momentum)
+        second.mul_(0.999).addcmul_(grad, grad, value=0.001)
+        size = second.div(1 - 0.999 ** (step + 1)).sqrt_().add_(1e-8)
+        value.mul_(1 - lr * self.weight_decay)
+        value.addcdiv_(first, size, value=-lr / (1 - self.momentum ** (step + 1)))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Jobs of a block that one call of the loss serves."""
+
+    loss: Loss
+    where: Tensor  # (G,) positions in the block
+    stream: Tensor  # (G,) which stream of rows each of them reads
+    prior: Tensor  # (G, C)
+    moving: Sequence[tuple[int, Callable[[float], Any]]]  # priors that change with progress
+    table: Tensor  # (U * N,) labels or (U * N, C) soft: the distinct targets of these jobs, one below the other
+    offset: Tensor  # (G, 1) where the targets of each job begin in it
+    reduction: Reduction | None
+    groups: Tensor | None
+
+    def slope(self, logits: Tensor, rows: Tensor, progress: float, state: Any) -> tuple[Tensor, Any]:
+        """Gradient of every job's objective in its logits (G, B, C); `rows` is (S, B)."""
+        rows = rows[self.stream]
+        targets = self.table[rows + self.offset]
+        if self.table.ndim == 1:
+            targets = torch.zeros_like(logits).scatter_(-1, targets[..., None], 1.0)
+        for at, prior in self.moving:
+            self.prior[at] = torch.as_tensor(prior(progress), dtype=torch.float32)
+        with torch.enable_grad():
+            logits.requires_grad_()
+            losses = self.loss(logits, targets, self.prior, progress)
+            if self.reduction is None:
+                each = torch.full_like(losses, 1 / losses.shape[-1])
+                return torch.autograd.grad(losses, logits, each)[0], None
+            groups = None if self.groups is None else self.groups[rows[0]]
+            total, state = self.reduction(losses[0], groups, state)
+            return torch.autograd.grad(total, logits)[0], state
+
+
+def _groups(jobs: Sequence[HeadJob], arms: int) -> list[_Group]:
+    found: list[list[int]] = []
+    for index, job in enumerate(jobs):
+        for members in found:
+            first = jobs[members[0]]
+            alike = (first.loss is job.loss or first.loss == job.loss) and first.reduction is job.reduction is None
+            if alike and np.shape(first.targets) == np.shape(job.targets):
+                members.append(index)
+                break
+        else:
+            found.append([index])
+    return [_group(jobs, members, arms) for members in found]
+
+
+def _group(jobs: Sequence[HeadJob], members: list[int], arms: int) -> _Group:
+    first = jobs[members[0]]
+    distinct = {id(jobs[index].targets): jobs[index].targets for index in members}
+    begins = {name: at * len(first.targets) for at, name in enumerate(distinct)}
+    kind = torch.int64 if np.ndim(first.targets) == 1 else torch.float32
+    priors = [jobs[index].prior for index in members]
+    return _Group(
+        loss=first.loss,
+        where=torch.tensor(members),
+        stream=torch.tensor(members) // arms,
+        prior=torch.stack([torch.as_tensor(p(0.0) if callable(p) else p, dtype=torch.float32) for p in priors]),
+        moving=[(at, prior) for at, prior in enumerate(priors) if callable(prior)],
+        table=torch.cat([torch.as_tensor(targets, dtype=kind) for targets in distinct.values()]),
+        offset=torch.tensor([[begins[id(jobs[index].targets)]] for index in members]),
+        reduction=first.reduction,
+        groups=None if first.groups is None else torch.as_tensor(first.groups, dtype=torch.int64),
+    )
+
+
+@torch.no_grad()
+def _train_block(
+    x: Tensor, jobs: Sequence[HeadJob], arms: int, update: _Update, cosine: bool
+) -> tuple[Tensor, Tensor]:
+    """Weights (T, C, D) and biases (T, C); T = S streams of rows x A arms that read each."""
+    trials, streams, dim = len(jobs), len(jobs) // arms, x.shape[1]
+    rows = torch.stack([torch.as_tensor(job.rows, dtype=torch.int64) for job in jobs[::arms]], 1)  # (steps, S, B)
+    steps, _, batch = rows.shape
+    groups = _groups(jobs, arms)
+    states = [group.reduction.start(group.groups) if group.reduction else None for group in groups]
+    classes = groups[0].prior.shape[1]
+    weight = torch.stack([_initial(job.seed, classes, dim) for job in jobs])
+    weight = weight.view(streams, arms * classes, dim).transpose(1, 2).contiguous()  # (S, D, A C)
+    bias = torch.zeros(streams, 1, arms * classes)
+    update_bias = replace(update, weight_decay=0.0)
+    state, state_bias = update.state(weight), update.state(bias)
+    gathered = torch.empty(streams * batch, dim)
+    slope = torch.empty(trials, batch, classes)
+    unit, length = weight, torch.ones(())
+    for step in range(steps):
+        torch.index_select(x, 0, rows[step].view(-1), out=gathered)
+        views = gathered.view(streams, batch, dim)
+        if cosine:
+            length = weight.norm(dim=1, keepdim=True)
+            unit = weight / length
+        flat = torch.baddbmm(bias, views, unit)
+        logits = flat.view(streams, batch, arms, classes).transpose(1, 2).reshape(trials, batch, classes)
+        for at, group in enumerate(groups):
+            # A copy of its own: autograd must not see the other groups.
+            slope[group.where], states[at] = group.slope(logits[group.where], rows[step], step / steps, states[at])
+        back = slope.view(streams, arms, batch, classes).transpose(1, 2).reshape(flat.shape)
+        grad = torch.bmm(views.transpose(1, 2), back)
+        if cosine:
+            grad.addcmul_(unit, (grad * unit).sum(1, keepdim=True), value=-1).div_(length)
+        else:
+            update_bias(step, steps, bias, back.sum(1, keepdim=True), state_bias)
+        update(step, steps, weight, grad, state)
+    weight = weight.transpose(1, 2).reshape(trials, classes, dim)
+    return weight, bias.view(trials, classes)
+
+
+def _initial(seed: int, classes: int, dim: int) -> Tensor:
+    rng = torch.Generator().manual_seed(derive("head", seed))
+    return (torch.rand(classes, dim, generator=rng) * 2 - 1) / math.sqrt(dim)
+
+
+def _like(array: np.ndarray, other: Tensor) -> Tensor:
+    return torch.as_tensor(array, device=other.device)

@@ -1,0 +1,129 @@
+"""One training loop for every pixel classifier, real rows or real and synthetic: matched in steps and views, never epochs.
+
+It is given row numbers, not a data set; where the rows come from, and with which probability, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from counterpoise.data.pixels import Rows, as_float
+from counterpoise.seeding import derive
+from counterpoise.types import Refusal, part
+
+Augmentation = Callable[..., tuple[Tensor, Tensor]]
+
+
+class Classifier(Protocol):
+    """What the loop asks of a network."""
+
+    head: nn.Linear
+
+    def features(self, x: Tensor) -> Tensor: ...
+
+
+@part
+class Training:
+    """Optimiser settings, the same for every arm."""
+
+    steps: Annotated[int, Field(ge=1)] = 400
+    batch: Annotated[int, Field(ge=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero."""
+        ramp = self.warmup * self.steps
+        if step < ramp:
+            return self.lr * (step + 1) / ramp
+        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(self.steps - ramp, 1)))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """All that one trial of one arm is taught from. `stream` holds a row number per view: (steps, batch)."""
+
+    rows: Rows
+    targets: Tensor  # (n, classes) soft labels
+    groups: Tensor | None  # (n,) group of each row
+    stream: np.ndarray
+    prior: Callable[[float], Tensor]  # progress => label masses the loader really yields
+    partners: np.ndarray | None = None  # second stream, for augmentations that paste from another batch
+
+
+def train_network(
+    net: nn.Module,
+    lesson: Lesson,
+    loss: Any,
+    reduction: Any,
+    augment: Sequence[Augmentation],
+    training: Training,
+    seed: int,
+    tick: Callable[[int], None] | None = None,
+) -> nn.Module:
+    """The same network, trained. Same arguments, same weights: all randomness comes from `seed` and the stream."""
+    decayed = [p for p in net.parameters() if p.ndim > 1]
+    plain = [p for p in net.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": training.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=training.lr,
+        momentum=training.momentum,
+        nesterov=training.momentum > 0,
+    )
+    rng = torch.Generator().manual_seed(derive("augment", seed))
+    counts = None if lesson.groups is None else torch.bincount(lesson.groups)
+    state = None if reduction is None else reduction.start(counts)
+    device = next(net.parameters()).device
+    net.train()
+    for step in range(training.steps):
+        progress = step / training.steps
+        picked = lesson.stream[step]
+        x, targets = lesson.rows.batch(picked), lesson.targets[picked]
+        partner = None
+        if lesson.partners is not None:
+            other = lesson.partners[step]
+            partner = (lesson.rows.batch(other), lesson.targets[other])
+        for change in augment:
+            x, targets = change(x, targets, rng, partner=partner, progress=progress)
+        for group in optimiser.param_groups:
+            group["lr"] = training.rate(step)
+        optimiser.zero_grad(set_to_none=True)
+        prior = lesson.prior(progress).to(device)
+        losses = loss(net(as_float(x).to(device)), targets.to(device), prior, progress)
+        if reduction is None:
+            total = losses.mean()
+        else:
+            total, state = reduction(state, losses, lesson.groups[picked], counts)  # type: ignore[index]
+        if not torch.isfinite(total):
+            raise Refusal(
+                f"training stopped at step {step}: the loss is {float(total.detach())}. "
+                f"Lower training.lr (it is {training.lr}) or raise training.warmup (it is {training.warmup})"
+            )
+        total.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0)
+        optimiser.step()
+        if tick:
+            tick(step)
+    return net.eval()
+
+
+@torch.no_grad()
+def features_of(net: nn.Module, rows: Rows, batch: int = 500) -> Tensor:
+    """Penultimate features of every row, in order: (n, d) float32."""
+    net.eval()
+    device = next(net.parameters()).device
+    parts = [
+        net.features(as_float(rows.batch(np.arange(start, min(start + batch, len(rows))))).to(device)).float().cpu()  # type: ignore[operator]
+        for start in range(0, len(rows), batch)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, net.head.in_features)  # type: ignore[union-attr]

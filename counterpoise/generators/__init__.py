@@ -1,0 +1,1 @@
+"""What makes the samples a plan asks for."""

@@ -1,0 +1,1 @@
+"""What a trained classifier did, and what may be concluded from it: accuracy, calibration, evidence, verdict."""

@@ -1,0 +1,192 @@
+"""The decision: does generating help, against the strongest thing that costs next to nothing?
+
+`decide` compares arms trial by trial and returns plain JSON values:
+
+- `headline`: one sentence with the difference and its interval, in percent points.
+- `recommendation`: `action` ("generate", "use a cheap arm" or "do not generate"), `arm`, `scope` ("all", "rare", or
+  None where nothing beat the plain arm), `sentence`.
+- `opponent`: the strongest cheap arm by *validation*, never by test; `plain`: the ordinary baseline.
+- `comparisons`: one row per arm and slice. Rows with `claim` are the family that Holm corrects; they have `p_adjusted`
+  and a `verdict`: "helps" (adjusted p <= alpha and the interval above zero), "hurts" (the same, below zero) or
+  "no evidence". The other rows describe and claim nothing. Numbers are shares (0.01 is one point): `value` and `base`
+  are the means of `arm` and of `against`, `mean` the mean paired difference, `low` and `high` its 95 % interval
+  *before* Holm; `note` says so where the two seem to disagree. `n` counts independent pairs.
+- `against_plain`: every other cheap arm against the plain one, a family of its own; it says which cheap arm is worth
+  using when generating is not.
+- `family`: what was corrected for: `against`, `arms`, `slices`, `comparisons`, `smallest_p`, `trials_needed`.
+- `arms`: `role`, mean `validation` score, `cost`, and `cost_ratio` to the plain arm (None if that cost nothing).
+- `trials`, `units` (the independent ones among them), `missing_variance` (which chance the interval leaves out),
+  `what_would_change` (what could turn the verdict).
+
+With candidates, the claims are candidates against the opponent. Without, cheap arms against the plain one: "use a cheap
+arm" or "do not generate" is then all that can be recommended. Nothing here knows images, files or training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from counterpoise.metrics import sentences
+from counterpoise.metrics.evidence import fewest_trials, holm, independent_units, paired
+from counterpoise.metrics.sentences import Row, find
+
+Role = Literal["baseline", "control", "candidate"]
+Trials = Sequence[float] | np.ndarray
+
+ALPHA = 0.05
+RARE = (
+    "few",
+    "rarest",
+    "worst_group",
+)  # where a gain is worth a recommendation if all classes are not harmed
+
+
+def decide(
+    slices: Mapping[str, Mapping[str, Trials]],
+    roles: Mapping[str, Role],
+    validation: Mapping[str, Trials],
+    cost: Mapping[str, float],
+    seeds: Mapping[str, Sequence[int]],
+    plain: str,
+) -> dict[str, Any]:
+    """The verdict over arms: `slices[arm][slice]` and `validation[arm]` have one value per trial, in one order.
+
+    `seeds` has the seed of each factor (split, generator, classifier) in each trial; `cost` is seconds per arm.
+    Slices are rates between 0 and 1 and include "all". Baselines and controls are the cheap arms.
+    """
+    trials = len(next(iter(seeds.values())))
+    assert set(roles) == set(slices) == set(validation) == set(cost), (
+        "roles, slices, validation, cost: other arms"
+    )
+    assert roles.get(plain) == "baseline", f"{plain!r} is no baseline among {list(roles)}"
+    assert "all" in slices[plain], f"no slice 'all' among {list(slices[plain])}"
+    for arm, of in slices.items():
+        assert set(of) == set(slices[plain]), f"{arm} has the slices {list(of)}"
+        assert all(len(v) == trials for v in (validation[arm], *of.values())), (
+            f"{arm} does not have {trials} trials"
+        )
+
+    units = independent_units(seeds)
+    values = {arm: {name: units.average(of[name]) for name in slices[plain]} for arm, of in slices.items()}
+    score = {arm: float(np.mean(validation[arm])) for arm in roles}
+    cheap = [arm for arm in roles if roles[arm] != "candidate"]
+    rivals = [arm for arm in cheap if arm != plain]
+    candidates = [arm for arm in roles if roles[arm] == "candidate"]
+    opponent = max(cheap, key=score.__getitem__)
+
+    against_plain = compare(values, rivals, plain, claim=True)
+    claimed, against = (candidates, opponent) if candidates else (rivals, plain)
+    claims = compare(values, candidates, opponent, claim=True) if candidates else against_plain
+    others = [arm for arm in cheap if arm != opponent] if candidates else []
+
+    made = _winner(claims, score) if candidates else None
+    kept = _winner(against_plain, score)
+    if made:
+        arm, scope, told = made
+        ratio = cost[arm] / cost[opponent] if cost[opponent] > 0 else None
+        action, sentence = "generate", sentences.generate(told, find(claims, arm, "all"), ratio)
+    elif kept:
+        arm, scope, told = kept
+        action, sentence = "use a cheap arm", sentences.cheap(told, instead=bool(candidates))
+    else:
+        action, arm, scope = "do not generate", plain, None
+        sentence = sentences.neither(plain, compared=len(roles) > 1)
+
+    # Shown first: the arm a claim was won by, otherwise the claimant that validation liked best.
+    won = made if candidates else kept
+    best = won[0] if won else max(claimed, key=score.__getitem__, default=None)
+    return {
+        "headline": sentences.headline(
+            won[2] if won else None, find(claims, best, "all") if best else None, arm
+        ),
+        "recommendation": {"action": action, "arm": arm, "scope": scope, "sentence": sentence},
+        "opponent": opponent,
+        "plain": plain,
+        "alpha": ALPHA,
+        "trials": trials,
+        "units": units.count,
+        "family": {
+            "against": against,
+            "arms": claimed,
+            "slices": list(values[plain]),
+            "comparisons": len(claims),
+            "smallest_p": 2.0 ** (1 - units.count),
+            "trials_needed": fewest_trials(max(1, len(claims)), ALPHA),
+        },
+        "comparisons": [*claims, *compare(values, others, opponent, claim=False)],
+        "against_plain": against_plain,
+        "arms": {
+            arm: {
+                "role": roles[arm],
+                "validation": score[arm],
+                "cost": float(cost[arm]),
+                "cost_ratio": float(cost[arm] / cost[plain]) if cost[plain] > 0 else None,
+            }
+            for arm in roles
+        },
+        "missing_variance": sentences.missing_variance(units),
+        "what_would_change": sentences.what_would_change(
+            len(claims), values[best]["all"] - values[against]["all"] if best else None, units, ALPHA
+        ),
+    }
+
+
+def compare(
+    values: Mapping[str, Mapping[str, np.ndarray]], arms: Sequence[str], against: str, claim: bool
+) -> list[Row]:
+    """Rows of every arm and slice against one arm; claims are one family under Holm."""
+    rows: list[Row] = []
+    for arm in arms:
+        for name, base in values[against].items():
+            found = paired(values[arm][name], base)
+            rows.append(
+                {
+                    "arm": arm,
+                    "against": against,
+                    "slice": name,
+                    "claim": claim,
+                    "n": found.n,
+                    "value": float(values[arm][name].mean()),
+                    "base": float(base.mean()),
+                    "mean": found.mean,
+                    # Rates differ by at most 1: where so few pairs bound nothing, that is all that is known.
+                    "low": max(found.low, -1.0),
+                    "high": min(found.high, 1.0),
+                    "p": found.p,
+                    "p_adjusted": None,
+                    "verdict": None,
+                    "note": "",
+                }
+            )
+    if claim:
+        for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row |= {"p_adjusted": adjusted, "verdict": _verdict(row, adjusted)}
+            row["note"] = sentences.note(row, len(rows), ALPHA)
+    return rows
+
+
+def _verdict(row: Row, adjusted: float) -> str:
+    """Both the test and the interval have to say it, so that a verdict never contradicts what is printed beside it."""
+    if adjusted <= ALPHA and row["low"] > 0:
+        return "helps"
+    if adjusted <= ALPHA and row["high"] < 0:
+        return "hurts"
+    return "no evidence"
+
+
+def _winner(claims: Sequence[Row], score: Mapping[str, float]) -> tuple[str, str, Row] | None:
+    """The arm to use, for whom ("all" or "rare") and the row it rests on: the best by validation of those that help."""
+    arms = sorted({row["arm"] for row in claims}, key=lambda arm: (-score[arm], arm))
+    for arm in arms:
+        overall = find(claims, arm, "all")
+        if overall["verdict"] == "helps":
+            return arm, "all", overall
+    for arm in arms:
+        gains = [r for r in claims if r["arm"] == arm and r["slice"] in RARE and r["verdict"] == "helps"]
+        # Harm to all classes needs no proof: an interval below zero, even before Holm, is enough to decline.
+        if gains and find(claims, arm, "all")["high"] >= 0:
+            return arm, "rare", gains[0]
+    return None

@@ -1,0 +1,157 @@
+"""The pipeline is this table. Stages meet only on disk; to resume is to run the same command again."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from counterpoise import workers
+from counterpoise.run import MARKER, Run
+from counterpoise.types import Refusal, describe
+
+if TYPE_CHECKING:
+    from counterpoise.recipe import Recipe
+    from counterpoise.study import Study
+
+
+@dataclass(frozen=True)
+class Stage:
+    name: str
+    reads: str
+    writes: tuple[str, ...]  # what lies below the run directory when it has begun
+    over: str  # what it is parallel over
+    uses: tuple[str, ...]  # recipe fields that decide its result
+
+
+# fmt: off
+STAGES = (
+    Stage("intake",   "the source",                       ("data",),                              "images",  ("data",)),
+    Stage("audit",    "data/train; of test labels and hashes", ("audit.json", "classes.parquet", "quarantine.parquet"), "-", ()),
+    Stage("teach",    "train, val",                       ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
+    Stage("fit",      "train",                            ("generators",),                        "draws",   ("synthesis",)),
+    Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard",)),
+    Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ()),
+    Stage("score",    "samples, train",                   ("scores",),                            "shards",  ()),
+    Stage("select",   "samples, scores",                  ("selected",),                          "draws",   ()),
+    Stage("train",    "train, val, selected",             ("train",),                             "trials",  ()),
+    Stage("evaluate", "classifiers, data/test (only here)", ("evaluate", "metrics.json", "verdict.json"), "trials", ("arms", "trials.n")),
+    Stage("deliver",  "the chosen classifier, val",       ("classifier",),                        "-",       ()),
+    Stage("report",   "all of it",                        ("report.html", "report.json"),         "-",       ("name",)),
+)
+# fmt: on
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def steps_of(stage: str) -> Sequence[Any]:
+    return importlib.import_module(f"counterpoise.stages.{stage}").STEPS
+
+
+def begun(run: Run, field: str) -> str | None:
+    """The earliest stage that uses a recipe field and has artefacts already."""
+    for stage in STAGES:
+        if any(field == used or field.startswith((used + ".", used + "[")) for used in stage.uses) and any(
+            run.has(name) for later in STAGES[STAGES.index(stage) :] for name in later.writes
+        ):
+            return stage.name
+    return None
+
+
+def set_aside(run: Run, stage: str) -> Path | None:
+    """Move a stage's artefacts and all that came after out of the way (`--redo`)."""
+    if stage not in NAMES:
+        raise Refusal(f"there is no stage {stage!r}; stages are {', '.join(NAMES)}")
+    later = STAGES[NAMES.index(stage) :]
+    return run.set_aside(sorted({name for stage_ in later for name in stage_.writes}))
+
+
+Progress = Callable[[str, int, int], None]  # stage, done, all
+
+
+def execute(
+    recipe: Recipe, to: str | Path, processes: int = 0, until: str = "report", progress: Progress | None = None
+) -> Run:
+    """Run a recipe into a directory, or go on where it stopped. `processes` 0 works in this process."""
+    from counterpoise.study import Study
+
+    run = Run.create(to, describe(recipe), begun)
+    study = Study.open(run.path)
+    study_of.cache_clear()
+    with _workers(processes) as work:
+        for stage in NAMES[: NAMES.index(until) + 1]:
+            for step in range(len(steps_of(stage))):
+                _do(study, stage, step, work, progress or _silent)
+    return run
+
+
+def _do(study: Study, stage: str, number: int, work: workers.Workers, progress: Progress) -> None:
+    units = steps_of(stage)[number].units(study)
+    missing = [unit for unit in units if not study.run.has(unit)]
+    progress(stage, len(units) - len(missing), len(units))
+    tasks = [(work_on, (str(study.run.path), stage, number, unit)) for unit in missing]
+    for done, _ in enumerate(work(tasks), start=1):
+        progress(stage, len(units) - len(missing) + done, len(units))
+
+
+def work_on(path: str, stage: str, step: int, unit: str) -> None:
+    """Make one unit, wherever this process is."""
+    _one_thread()
+    steps_of(stage)[step].work(study_of(path), unit)
+
+
+@lru_cache(maxsize=1)
+def study_of(path: str) -> Study:
+    from counterpoise.study import Study
+
+    return Study.open(path)
+
+
+@lru_cache(maxsize=1)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _workers(processes: int) -> Iterator[workers.Workers]:
+    with workers.local(processes) if processes else nullcontext(workers.inline) as work:
+        yield work
+
+
+def _silent(stage: str, done: int, total: int) -> None:
+    pass
+
+
+def status(run: Run) -> list[dict[str, Any]]:
+    """Per stage: whether it has begun and what lies there. Needs neither torch nor the recipe's parts."""
+    rows = []
+    for stage in STAGES:
+        folder = [run / name for name in stage.writes]
+        files = [path for path in folder if path.is_file()]
+        for path in folder:
+            if path.is_dir():
+                files += [file for file in path.rglob("*") if file.is_file()]
+        newest = max((file.stat().st_mtime for file in files), default=None)
+        rows.append(
+            {
+                "stage": stage.name,
+                "files": len(files),
+                "bytes": sum(file.stat().st_size for file in files),
+                "age_s": None if newest is None else round(time.time() - newest, 1),
+            }
+        )
+    return rows
+
+
+def default_processes() -> int:
+    return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+__all__ = ["MARKER", "NAMES", "STAGES", "Stage", "begun", "default_processes", "execute", "set_aside", "status"]

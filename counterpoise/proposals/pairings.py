@@ -1,0 +1,112 @@
+"""Which real rows each wanted sample starts from. A pairing writes the plan: one row per sample, each with its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+from sklearn.neighbors import NearestNeighbors
+
+from counterpoise import tables
+from counterpoise.seeding import derive, generator
+from counterpoise.types import part
+
+
+@dataclass(frozen=True)
+class TrainRows:
+    """The real training rows a plan may use: ids, labels, groups and, where a pairing looks at them, their vectors."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+    vectors: np.ndarray  # (n, d)
+
+    def of_class(self, label: int) -> np.ndarray:
+        return np.flatnonzero(self.labels == label)
+
+
+@part
+class SameClass:
+    """Each sample starts from one real image of its own class, every image used as evenly as possible."""
+
+    def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        return _plan(wanted, train, seed, lambda label, n, rng: (_evenly(train.of_class(label), n, rng), None))
+
+
+@part
+class Neighbours:
+    """Pairs of a class: an image and one of its nearest neighbours, as SMOTE (Chawla 2002) and ADASYN (He 2008) choose them.
+
+    SMOTE takes every image alike; ADASYN takes an image more often the more neighbours of other classes it has.
+    """
+
+    kind: Literal["smote", "adasyn"] = "smote"
+    k: Annotated[int, Field(ge=1)] = 5
+
+    def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        everyone = NearestNeighbors(n_neighbors=min(self.k + 1, len(train.ids))).fit(train.vectors)
+
+        def choose(label: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+            rows = train.of_class(label)
+            if len(rows) < 2:
+                return _evenly(rows, n, rng), None
+            k = min(self.k, len(rows) - 1)
+            near = _without_self(NearestNeighbors(n_neighbors=k + 1).fit(train.vectors[rows]), train.vectors[rows])
+            if self.kind == "smote":
+                picked = _evenly(np.arange(len(rows)), n, rng)
+            else:
+                around = _without_self(everyone, train.vectors[rows], itself=rows)
+                picked = rng.permutation(np.repeat(np.arange(len(rows)), self.spread(train.labels[around] != label, n)))
+            return rows[picked], rows[near[picked, rng.integers(k, size=n)]]
+
+        return _plan(wanted, train, seed, choose)
+
+    @staticmethod
+    def spread(strangers: np.ndarray, n: int) -> np.ndarray:
+        """How often each image of a class is used, in proportion to the strangers around it; sums to n exactly."""
+        share = strangers.mean(1)
+        share = share / share.sum() if share.sum() else np.full(len(share), 1 / len(share))
+        counts = np.floor(share * n).astype(int)
+        rest = np.argsort(-(share * n - counts), kind="stable")[: n - counts.sum()]
+        counts[rest] += 1
+        return counts
+
+
+def _without_self(index: NearestNeighbors, points: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
+    """Neighbours of each point that is itself in the index, without the point (duplicates may stand in its place)."""
+    found = index.kneighbors(points, return_distance=False)
+    own = np.arange(len(points)) if itself is None else itself
+    keep = found != own[:, None]
+    keep[keep.all(1), -1] = False  # crowded out by exact duplicates: drop the farthest instead
+    return found[keep].reshape(len(points), -1)
+
+
+def _evenly(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    rounds = -(-n // max(len(rows), 1))
+    return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:n] if n else rows[:0]
+
+
+def _plan(wanted: np.ndarray, train: TrainRows, seed: int, choose) -> pa.Table:  # type: ignore[no-untyped-def]
+    """A plan that meets `wanted` exactly, in class order."""
+
+    def rows() -> Iterator[dict]:
+        for label, n in enumerate(wanted.tolist()):
+            starts, partners = choose(label, n, generator("plan", seed, label))
+            for i in range(n):
+                yield {
+                    "request_id": f"{seed & 0xFFFFFFFF:08x}-{label:05d}-{i:07d}",
+                    "label": label,
+                    "group": None if train.groups is None else int(train.groups[starts[i]]),
+                    "source_id": str(train.ids[starts[i]]),
+                    "source_label": label,
+                    "partner_id": None if partners is None else str(train.ids[partners[i]]),
+                    "strength": 0.0,
+                    "seed": derive("request", seed, label, i),
+                }
+
+    made = list(rows())
+    return tables.table(tables.PLAN, {name: [row.get(name) for row in made] for name in tables.PLAN.names})

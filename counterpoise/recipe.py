@@ -1,0 +1,115 @@
+"""A recipe: one whole study as a frozen value. Stages read it; recipes are functions that return one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from counterpoise.classifiers.training import Training
+from counterpoise.types import Refusal, part
+
+Role = Literal["baseline", "control", "candidate"]
+
+
+@part
+class Data:
+    """What is studied: a source, the resolution it is worked at, and how it is split and cut."""
+
+    source: Any
+    size: Annotated[int, Field(ge=4, le=1024)] | None = None  # None: what most images have, at most 64
+    colour: Literal["auto", "grey", "rgb"] = "auto"
+    holdout: Any = None
+    cut: Any = None
+    seed: int = 0
+
+
+@part
+class Trials:
+    """Paired repetitions: trial t has the same split, samples, initialisation and order seed in every arm.
+
+    `draws` is how many times the cut and the synthetic samples are drawn anew; trial t uses draw t % draws.
+    """
+
+    n: Annotated[int, Field(ge=1, le=1000)] = 10
+    draws: Annotated[int, Field(ge=1, le=1000)] = 1
+    seed: int = 0
+
+
+@part
+class Synthesis:
+    """One way of making samples: how many, from what, by which generator, and which are kept."""
+
+    name: str
+    generator: Any
+    budget: Any
+    pairing: Any
+    scores: tuple[tuple[str, Any], ...] = ()
+    select: Any = None
+
+
+@part
+class Fit:
+    """One way of training a classifier. Arms that differ only in what comes `after` share it."""
+
+    name: str
+    loss: Any
+    sampler: Any
+    augment: tuple[Any, ...] = ()
+    synthesis: str | None = None
+    mix: Any = None
+    reduction: Any = None
+
+
+@part
+class Arm:
+    """A line in the report: a fit, and what is done to its linear head afterwards.
+
+    Controls and baselines are the cheap arms; a candidate must beat the strongest of them.
+    """
+
+    name: str
+    fit: str
+    after: Any = None
+    role: Role = "baseline"
+
+
+@part
+class Recipe:
+    """Everything that decides the result of a run, and nothing else."""
+
+    name: str
+    data: Data
+    network: Any
+    training: Training
+    trials: Trials
+    fits: tuple[Fit, ...]
+    arms: tuple[Arm, ...]
+    synthesis: tuple[Synthesis, ...] = ()
+    rows_per_shard: Annotated[int, Field(ge=1)] = 512
+
+    def __post_init__(self) -> None:
+        for kind in ("fits", "arms", "synthesis"):
+            names = [item.name for item in getattr(self, kind)]
+            for name, times in Counter(names).items():
+                if times > 1:
+                    raise Refusal(f"recipe.{kind}: names must differ, {name!r} is there {times} times")
+                if not name or not all(c.isalnum() or c in "-_+." for c in name) or name.startswith("."):
+                    raise Refusal(f"recipe.{kind}: a name is letters, digits, '-', '_', '+', '.', found {name!r}")
+        fits = {fit.name for fit in self.fits}
+        made = {item.name for item in self.synthesis}
+        for arm in self.arms:
+            if arm.fit not in fits:
+                raise Refusal(f"recipe.arms.{arm.name}: there is no fit {arm.fit!r} (fits: {', '.join(sorted(fits))})")
+        for fit in self.fits:
+            if fit.synthesis is not None and fit.synthesis not in made:
+                raise Refusal(
+                    f"recipe.fits.{fit.name}: there is no synthesis {fit.synthesis!r} (made: {', '.join(sorted(made))})"
+                )
+
+    def fit(self, name: str) -> Fit:
+        return next(fit for fit in self.fits if fit.name == name)
+
+    def arms_of(self, fit: str) -> list[Arm]:
+        return [arm for arm in self.arms if arm.fit == fit]

@@ -1,0 +1,116 @@
+"""The cheap arms every generator must beat, and the simple synthetic ones."""
+
+from __future__ import annotations
+
+from counterpoise.classifiers.decoupling import CRT, LWS, NCM, PosthocLA, TauNorm
+from counterpoise.classifiers.groups import DFR
+from counterpoise.classifiers.losses import CE, LDAM, VS, BalancedSoftmax, ClassBalanced, Deferred, Focal, Weighted
+from counterpoise.classifiers.mixing import ClassBalancedSampling, Concatenate, GroupBalanced, Instance, Progressive, Sqrt
+from counterpoise.classifiers.robust import GroupDRO
+from counterpoise.classifiers.training import Training
+from counterpoise.data.augment import Crop, CutMix, Flip, RandAugment
+from counterpoise.generators.simple import Copies, Interpolate, Oversample
+from counterpoise.nets.resnet import SmallResNet
+from counterpoise.proposals.budgets import FillUp
+from counterpoise.proposals.pairings import Neighbours, SameClass
+from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
+from counterpoise.scores.duplicates import NearestReal
+from counterpoise.scores.select import AtLeast, KeepAll
+from counterpoise.spaces.features import Frozen
+
+
+def baselines(
+    data: Data,
+    trials: Trials,
+    *,
+    backbone: str = "",
+    backbone_size: int | None = None,
+    width: int = 16,
+    blocks: int = 1,
+    steps: int | None = None,
+    batch: int = 64,
+    all_arms: bool = False,
+    groups: bool = False,
+    fill_to: int | None = None,
+    draws: int | None = None,
+    smoke: bool = False,
+) -> Recipe:
+    """Plain, re-weighted, re-sampled, re-trained and corrected classifiers; copies, oversampling and SMOTE beside them.
+
+    counterpoise run digits --cut exp:50
+    Measured numbers and their commit are in docs/results.md.
+
+    With `--backbone` classifiers are heads on its frozen features, without one they are small residual networks
+    trained from scratch. `--all-arms` adds the rest of the family, `--groups` the arms that look at groups.
+    """
+    network = Frozen(backbone=backbone, size=backbone_size) if backbone else SmallResNet(width=width, blocks=blocks)
+    if steps is None:
+        steps = 20 if smoke else 1000 if backbone else 300
+    training = (
+        Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4) if backbone else Training(steps=steps, batch=batch)
+    )
+    look = () if backbone else (Crop(), Flip())
+    instance, balanced = Instance(), BalancedSoftmax()
+
+    fits = [
+        Fit("ce", CE(), instance, look),
+        Fit("balanced_softmax", balanced, instance, look),
+        Fit("balanced_sampling", CE(), ClassBalancedSampling(), look),
+        Fit("ldam_drw", Deferred(), instance, look),
+    ]
+    arms = [
+        Arm("ce", "ce"),
+        Arm("logit_adjustment", "ce", PosthocLA()),
+        Arm("crt", "ce", CRT()),
+        Arm("tau_norm", "ce", TauNorm()),
+        Arm("balanced_softmax", "balanced_softmax"),
+        Arm("balanced_sampling", "balanced_sampling"),
+        Arm("ldam_drw", "ldam_drw"),
+    ]
+    if not backbone:
+        fits.append(Fit("cutmix", balanced, instance, (*look, CutMix())))
+        arms.append(Arm("cutmix", "cutmix"))
+    if all_arms:
+        more = {
+            "inverse_weights": (Weighted(), instance),
+            "class_balanced_loss": (ClassBalanced(), instance),
+            "focal": (Focal(), instance),
+            "vs": (VS(), instance),
+            "sqrt_sampling": (CE(), Sqrt()),
+            "progressive_sampling": (CE(), Progressive()),
+        }
+        fits += [Fit(name, loss, sampler, look) for name, (loss, sampler) in more.items()]
+        arms += [Arm(name, name) for name in more] + [Arm("lws", "ce", LWS()), Arm("ncm", "ce", NCM())]
+        if not backbone:
+            fits.append(Fit("randaugment", balanced, instance, (*look, RandAugment())))
+            arms.append(Arm("randaugment", "randaugment"))
+    if groups:
+        fits += [
+            Fit("group_balanced", CE(), GroupBalanced(), look),
+            Fit("group_dro", CE(), GroupBalanced(), look, reduction=GroupDRO()),
+        ]
+        arms += [Arm("group_balanced", "group_balanced"), Arm("group_dro", "group_dro"), Arm("dfr", "ce", DFR())]
+
+    budget, nearest = FillUp(to=fill_to), (("nearest_real", NearestReal()),)
+    synthesis = [
+        Synthesis("copies", Copies(), budget, SameClass(), nearest, KeepAll()),
+        Synthesis("smote", Interpolate(), budget, Neighbours(), nearest, AtLeast("nearest_real", 0.02)),
+    ]
+    if not backbone:  # in feature space an augmented copy is the copy
+        synthesis.insert(1, Synthesis("oversample", Oversample(augment=look), budget, SameClass(), nearest, KeepAll()))
+    for item in synthesis:
+        fits.append(Fit(item.name, balanced, instance, look, item.name, Concatenate()))
+        arms.append(Arm(item.name, item.name, role="candidate" if item.name == "smote" else "control"))
+
+    n = min(trials.n, 3) if smoke else trials.n
+    # Cut and samples are cheap to draw anew here, so every trial gets its own and no variance is missing.
+    return Recipe(
+        name="baselines",
+        data=data,
+        network=network,
+        training=training,
+        trials=Trials(n=n, draws=n if draws is None else draws, seed=trials.seed),
+        fits=tuple(fits),
+        arms=tuple(arms),
+        synthesis=tuple(synthesis),
+    )

@@ -1,0 +1,103 @@
+"""audit: reads data/train, and of test only labels and hashes; writes what is uneven, doubled, leaked or unreadable."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from counterpoise import tables
+from counterpoise.data.splits import conflicts, overlaps
+from counterpoise.metrics.accuracy import shot_bins
+from counterpoise.stages.stage import Step
+from counterpoise.study import LISTING, Study
+
+ROLES = ("train", "val", "test")
+MOST_LISTED = 200  # rows of each kind in audit.json; totals count all
+
+
+def quarantine(study: Study, unit: str) -> None:
+    seen = study.seen(["id", "uri", "label", "reason"])
+    bad = seen.filter(pc.is_valid(seen["reason"])).to_pylist()
+    unlisted = [row | {"id": "", "label": row.get("label")} for row in study.run.meta(LISTING)["problems"]]
+    rows = bad + unlisted
+    columns = {name: [row.get(name) for row in rows] for name in tables.QUARANTINE.names}
+    study.run.put_table(unit, tables.table(tables.QUARANTINE, columns))
+
+
+def count_classes(study: Study, unit: str) -> None:
+    n = len(study.classes)
+    counts = {role: np.bincount(study.labels(role), minlength=n) for role in ROLES} | {"train": study.counts()}
+    bins = {c: name for name, members in shot_bins(counts["train"]).items() for c in members}
+    columns = {"label": np.arange(n), "name": study.classes, "bin": [bins[c] for c in range(n)]} | counts
+    study.run.put_table(unit, tables.table(tables.CLASSES, columns))
+
+
+def audit(study: Study, unit: str) -> None:
+    seen = study.seen([name for name in tables.INTAKE.names if name != "actions"])
+    good = seen.filter(pc.is_null(seen["reason"]))
+    manifests = [study.manifest(role) for role in ROLES]
+    used = pa.concat_tables([m.select(["uri", "label", "pixel_hash", "split"]) for m in manifests])
+    hashes, roles = used["pixel_hash"].to_pylist(), used["split"].to_pylist()
+    uris, labels = used["uri"].to_pylist(), used["label"].to_pylist()
+    counts = study.counts()
+    there = counts[counts > 0]
+    actions = Counter(
+        action for name in study.slices() for row in study.run.table(name, ["actions"])["actions"].to_pylist() for action in row or []
+    )
+    same: dict[str, list[str]] = {}
+    for uri, pixel_hash in zip(good["uri"].to_pylist(), good["pixel_hash"].to_pylist(), strict=True):
+        same.setdefault(pixel_hash, []).append(uri)
+    doubled = [members for members in same.values() if len(members) > 1]
+    leaks, disputed = overlaps(hashes, roles), conflicts(hashes, labels)
+    notes = list(study.facts["notes"])
+    for c, name in enumerate(study.classes):
+        if not counts[c]:
+            notes.append(f"class {name!r} has no training image: no classifier can learn it")
+        elif counts[c] == 1:
+            notes.append(f"class {name!r} has one training image")
+    found = {
+        "images": len(good),
+        "listed": len(seen),
+        "quarantined": study.run.table("quarantine.parquet", ["id"]).num_rows,
+        "size": study.facts["size"],
+        "channels": study.facts["channels"],
+        "classes": len(study.classes),
+        "groups": study.groups,
+        "sizes": study.facts["sizes"] | {"train": int(counts.sum())},
+        "imbalance": float(there.max() / there.min()),
+        "dimensions": _dimensions(good),
+        "formats": dict(Counter(good["format"].to_pylist()).most_common()),
+        "actions": dict(actions.most_common()),
+        "brightness": {"mean": _mean(good["mean"]), "std": _mean(good["std"])},
+        "duplicates": _listed(doubled),
+        "duplicated": len(doubled),
+        "leaks": _listed([{"uris": [uris[i] for i in rows], "splits": [roles[i] for i in rows]} for rows in leaks]),
+        "conflicts": _listed([{"uris": [uris[i] for i in rows], "labels": [study.classes[labels[i]] for i in rows]} for rows in disputed]),
+        "notes": notes,
+    }
+    study.run.put_json(unit, found)
+
+
+def _listed(rows: list) -> list:
+    return rows[:MOST_LISTED]
+
+
+def _mean(column: pa.ChunkedArray) -> float:
+    return round(float(pc.mean(column).as_py()), 3)
+
+
+def _dimensions(good: pa.Table) -> dict[str, list[int]]:
+    """Smallest, median and largest width and height."""
+    return {
+        side: [int(v) for v in np.quantile(good[side].to_numpy(), (0, 0.5, 1), method="nearest")] for side in ("width", "height")
+    }
+
+
+STEPS = (
+    Step(lambda study: ["quarantine.parquet"], quarantine),
+    Step(lambda study: ["classes.parquet"], count_classes),
+    Step(lambda study: ["audit.json"], audit),
+)

@@ -1,0 +1,156 @@
+"""evaluate: the only stage that opens test data. Writes predictions, metrics.json and verdict.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import log_softmax
+
+from counterpoise import tables
+from counterpoise.data.pixels import Rows
+from counterpoise.classifiers.training import features_of
+from counterpoise.encoding import encode_unit
+from counterpoise.metrics.accuracy import measure, per_class, slices
+from counterpoise.metrics.calibration import fit_temperature
+from counterpoise.metrics.verdict import decide
+from counterpoise.stages.stage import Step
+from counterpoise.study import Study
+from counterpoise.trials import TrialFile
+
+
+def encodings(study: Study) -> list[str]:
+    return study.feature_units("test")
+
+
+# --- predictions: a unit per trial file --------------------------------------------------------------------------
+
+
+def units(study: Study) -> list[str]:
+    return [_predictions(unit) for fit in study.recipe.fits for unit in study.trial_units(fit)]
+
+
+def _predictions(unit: str) -> str:
+    _, fit, name = unit.split("/")
+    return f"evaluate/{fit}/{Path(name).stem}.parquet"
+
+
+def predict(study: Study, unit: str) -> None:
+    source = next(u for fit in study.recipe.fits for u in study.trial_units(fit) if _predictions(u) == unit)
+    file, fit = TrialFile(study.run, source), unit.split("/")[1]
+    manifest = study.manifest("test")
+    labels = study.labels("test")
+    vectors = study.vectors("test")
+    made = []
+    for trial in study.trials_in(source):
+        net = file.network(study, trial)
+        features = vectors if net is None else features_of(net, Rows.of(vectors)).numpy()
+        for arm in study.recipe.arms_of(fit):
+            logits = file.head(trial, arm.name).logits(features)
+            temperature = fit_temperature(file.val_logits(trial, arm.name), study.labels("val"), balanced=True)
+            said = log_softmax(logits, 1)
+            columns = {
+                "arm": [arm.name] * len(labels),
+                "trial": np.full(len(labels), trial),
+                "id": manifest["id"],
+                "label": labels,
+                "group": manifest["group"],
+                "predicted": logits.argmax(1),
+                "confidence": np.exp(said.max(1)),
+                "calibrated": np.exp(log_softmax(logits / temperature, 1).max(1)),
+                "nll": -said[np.arange(len(labels)), labels],
+            }
+            made.append(tables.table(tables.PREDICTIONS, columns))
+    study.run.put_table(unit, pa.concat_tables(made))
+
+
+# --- metrics and verdict -------------------------------------------------------------------------------------------
+
+
+def summarise(study: Study, unit: str) -> None:
+    arms: dict[str, Any] = {}
+    for arm in study.recipe.arms:
+        source = study.trial_units(study.recipe.fit(arm.fit))
+        notes = [TrialFile(study.run, name).notes for name in source]
+        rows = [study.run.table(_predictions(name)) for name in source]
+        predictions = pa.concat_tables(rows)
+        predictions = predictions.filter(np.asarray(predictions["arm"]) == arm.name)
+        trials = [_measured(study, predictions, trial) for trial in range(study.recipe.trials.n)]
+        arms[arm.name] = {
+            "role": arm.role,
+            "fit": arm.fit,
+            "trials": trials,
+            "mean": _means(trials),
+            "classes": _recalls(study, predictions),
+            "validation": [_validation(study, source, arm.name, t) for t in range(study.recipe.trials.n)],
+            "prior": np.mean([p for note in notes for p in note["prior"].values()], 0).round(6).tolist(),
+            "chosen": [note["chosen"][key] for note in notes for key in note["chosen"] if key.split("/")[1] == arm.name],
+        }
+    study.run.put_json(unit, {"classes": study.classes, "counts": study.counts().tolist(), "arms": arms})
+
+
+def _measured(study: Study, predictions: pa.Table, trial: int) -> dict[str, float]:
+    mine = predictions.filter(np.asarray(predictions["trial"]) == trial)
+    read = {name: mine[name].to_numpy() for name in ("label", "predicted", "confidence", "calibrated", "nll")}
+    groups = mine["group"].to_numpy() if study.groups else None
+    trained = study.group_ids("train")
+    counts = None if trained is None else np.bincount(trained[study.draw_rows(study.draw_of(trial))], minlength=len(study.groups))
+    n = len(study.classes)
+    found = measure(
+        read["label"], read["predicted"], read["confidence"], read["nll"], groups, study.counts(), n, counts
+    )
+    after = measure(read["label"], read["predicted"], read["calibrated"], read["nll"], groups, study.counts(), n, counts)
+    return found | {"ece_calibrated": after["ece"]}
+
+
+def _means(trials: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([trial[name] for trial in trials])) for name in trials[0]}
+
+
+def _recalls(study: Study, predictions: pa.Table) -> list[dict[str, Any]]:
+    """Per class over all trials together."""
+    return per_class(
+        predictions["label"].to_numpy(), predictions["predicted"].to_numpy(), study.counts(), len(study.classes)
+    )
+
+
+def _validation(study: Study, units: list[str], arm: str, trial: int) -> float:
+    unit = next(u for u in units if trial in study.trials_in(u))
+    said = TrialFile(study.run, unit).val_logits(trial, arm).argmax(1)
+    labels = study.labels("val")
+    return float(np.mean([(said[labels == c] == c).mean() for c in np.unique(labels)]))
+
+
+def judge(study: Study, unit: str) -> None:
+    metrics = study.run.json("metrics.json")["arms"]
+    by_slice = {
+        arm: {name: [slices(trial)[name] for trial in found["trials"]] for name in slices(found["trials"][0])}
+        for arm, found in metrics.items()
+    }
+    trials = range(study.recipe.trials.n)
+    drawn = [study.draw_of(trial) for trial in trials]
+    moving = study.recipe.data.cut is not None  # without a cut every draw has the same training images
+    seeds = {
+        "split": drawn if moving else [0 for _ in trials],
+        "generator": drawn,
+        "classifier": list(trials),
+    }
+    verdict = decide(
+        by_slice,
+        {arm.name: arm.role for arm in study.recipe.arms},
+        {arm: found["validation"] for arm, found in metrics.items()},
+        {arm: 0.0 for arm in metrics},
+        seeds,
+        plain=study.recipe.arms[0].name,
+    )
+    study.run.put_json(unit, verdict)
+
+
+STEPS = (
+    Step(encodings, encode_unit),
+    Step(units, predict),
+    Step(lambda study: ["metrics.json"], summarise),
+    Step(lambda study: ["verdict.json"], judge),
+)

@@ -1,0 +1,207 @@
+"""intake: reads the source once; writes the listing, what was found in every image, and the frozen splits in `data/`.
+
+Three steps: list (one unit), decode (a unit per slice of the listing, so any number of processes), divide (one unit:
+validation and test first, then the cut of every draw, then one decoded cache per role). Memory holds one slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from counterpoise import tables
+from counterpoise.data.intake import Intake, fit, intake, pixel_hash
+from counterpoise.stages.stage import Step
+from counterpoise.study import LISTING, ROWS_PER_SLICE, Study
+from counterpoise.types import Refusal
+
+PEEK = 200  # images looked at to settle the working size and the colour
+LARGEST_AUTO = 64  # pixels; a larger working size is asked for, never guessed
+FACTS = "data/facts.json"
+ROLES = ("train", "val", "test")
+
+
+# --- list ----------------------------------------------------------------------------------------------------
+
+
+def list_source(study: Study, unit: str) -> None:
+    source = study.recipe.data.source
+    listing = source.listing()
+    found = tables.meta(listing)
+    if not len(listing):
+        raise Refusal(f"no image was found in {source}: " + "; ".join(found["notes"] + ["nothing to study"]))
+    shape = settle_shape(study, source, listing)
+    study.run.put_table(unit, tables.with_meta(listing, found | shape | {"state": source.state()}))
+
+
+def settle_shape(study: Study, source: Any, listing: pa.Table) -> dict[str, int]:
+    """The working size (most images' shorter side, at most 64) and whether there is any colour, from a sample."""
+    data = study.recipe.data
+    rows = np.unique(np.linspace(0, len(listing) - 1, min(PEEK, len(listing))).astype(int))
+    seen = [decode(item, "") for item in source.read(listing.take(rows))]
+    good = [one for one in seen if one.pixels is not None]
+    if not good:
+        raise Refusal(f"none of {len(seen)} sampled images could be read; the first: {seen[0].reason}")
+    sides, times = np.unique([min(one.width, one.height) for one in good], return_counts=True)
+    common = int(sides[times.argmax()]) if times.max() > len(good) / 2 else int(np.median(sides))
+    colour = any(_colourful(one.pixels) for one in good if one.pixels is not None)
+    return {
+        "size": data.size or min(max(common, 4), LARGEST_AUTO),
+        "channels": {"auto": 3 if colour else 1, "rgb": 3, "grey": 1}[data.colour],
+    }
+
+
+def _colourful(pixels: np.ndarray) -> bool:
+    return pixels.shape[2] == 3 and bool((pixels != pixels[..., :1]).any())
+
+
+# --- decode --------------------------------------------------------------------------------------------------
+
+
+def decode_slice(study: Study, unit: str) -> None:
+    """Decode, hash and describe one slice of the listing; its pixels at the working size lie beside it until divided."""
+    number = int(unit[-13:-8])
+    listing = study.run.table(LISTING)
+    meta, rows = tables.meta(listing), listing.slice(number * ROWS_PER_SLICE, ROWS_PER_SLICE)
+    size, channels = meta["size"], meta["channels"]
+    names = rows["uri"].to_pylist()
+    pixels = np.zeros((len(rows), size, size, channels), np.uint8)
+    found: dict[str, list] = {name: [] for name in tables.INTAKE.names if name not in tables.LISTING.names}
+    for row, item in enumerate(study.recipe.data.source.read(rows)):
+        one = decode(item, names[row])
+        hash_ = mean = std = None
+        if one.pixels is not None:
+            pixels[row] = fit(one.pixels, size, channels)
+            hash_, mean, std = pixel_hash(one.pixels), float(one.pixels.mean()), float(one.pixels.std())
+        values = (one.reason, list(one.actions), one.format, one.width, one.height, hash_, mean, std)
+        for column, value in zip(found.values(), values, strict=True):
+            column.append(value)
+    study.run.put_array(unit.replace(".parquet", ".npy"), pixels)
+    columns = {name: rows[name] for name in tables.LISTING.names} | found
+    study.run.put_table(unit, tables.table(tables.INTAKE, columns))
+
+
+def decode(item: bytes | np.ndarray | OSError, name: str) -> Intake:
+    if isinstance(item, OSError):
+        return Intake(None, f"cannot be opened: {item.strerror or item}", (), "", 0, 0)
+    if isinstance(item, np.ndarray):
+        pixels = item if item.ndim == 3 else item[..., None]
+        return Intake(pixels, None, (), "array", pixels.shape[1], pixels.shape[0])
+    return intake(item, name)
+
+
+# --- divide --------------------------------------------------------------------------------------------------
+
+
+def divide(study: Study, unit: str) -> None:
+    run, data = study.run, study.recipe.data
+    meta = run.meta(LISTING)
+    names = study.slices()
+    everything = study.seen()
+    everything = everything.append_column("place", pa.array(np.arange(len(everything))))
+    table = everything.filter(pc.is_null(everything["reason"]))
+    classes = meta["classes"]
+    labels = np.array([classes.index(name) for name in table["label"].to_pylist()], np.int64)
+    groups, group_names = _codes(table["group"].to_pylist())
+    given = np.array([split or "" for split in table["split"].to_pylist()], object)
+    hashes = np.array(table["pixel_hash"].to_pylist(), object)
+    ids = np.array(table["id"].to_pylist(), object)
+    roles = data.holdout(ids=ids, labels=labels, groups=groups, given=given, hashes=hashes, seed=data.seed)
+    pool = np.flatnonzero(roles == "train")
+    draws = []
+    for draw in range(study.recipe.trials.draws):
+        kept = np.arange(len(pool))
+        if data.cut is not None:
+            kept = data.cut(
+                labels=labels[pool],
+                groups=None if groups is None else groups[pool],
+                seed=data.seed + draw,
+                classes=classes,
+                group_names=group_names,
+            )
+        draws.append(pool[kept])
+    _check(labels, roles, draws, classes)
+    members = {role: np.flatnonzero(roles == role) for role in ROLES}
+    members["train"] = np.unique(np.concatenate(draws))
+    for role, rows in members.items():
+        _write_role(study, role, table, rows, labels, groups, names, meta)
+    for draw, rows in enumerate(draws):
+        place = np.searchsorted(members["train"], rows)
+        run.put_table(f"data/train/draw_{draw}.parquet", pa.table({"row": pa.array(place, pa.int64())}))
+    facts = {
+        "classes": classes,
+        "groups": group_names,
+        "size": meta["size"],
+        "channels": meta["channels"],
+        "sizes": {role: len(rows) for role, rows in members.items()},
+        "notes": meta["notes"],
+        "problems": meta["problems"],
+    }
+    run.put_json(unit, facts)
+    for name in names:  # the caches hold all that is used: the slices' pixels were scaffolding
+        (run / name.replace(".parquet", ".npy")).unlink(missing_ok=True)
+
+
+def _codes(names: Sequence[str | None]) -> tuple[np.ndarray | None, list[str]]:
+    known = sorted({name for name in names if name is not None})
+    if not known:
+        return None, []
+    code = {name: i for i, name in enumerate(known)}
+    return np.array([-1 if name is None else code[name] for name in names], np.int64), known
+
+
+def _check(labels: np.ndarray, roles: np.ndarray, draws: Iterable[np.ndarray], classes: list[str]) -> None:
+    for role in ("val", "test"):
+        if not (roles == role).any():
+            raise Refusal(f"there are no {role} images: too few images per class to hold any out (asked for by --{role})")
+    for rows in draws:
+        if len(np.unique(labels[rows])) < 2:
+            raise Refusal(
+                f"a classifier needs at least two classes with training images, found {len(np.unique(labels[rows]))} "
+                f"of {len(classes)}"
+            )
+
+
+def _write_role(
+    study: Study,
+    role: str,
+    table: pa.Table,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    names: list[str],
+    meta: dict[str, Any],
+) -> None:
+    run, taken = study.run, table.take(rows)
+    columns = {
+        "id": taken["id"],
+        "uri": taken["uri"],
+        "label": labels[rows].astype(np.int32),
+        "split": [role] * len(rows),
+        "pixel_hash": taken["pixel_hash"],
+        "is_synthetic": np.zeros(len(rows), bool),
+        "weight": np.ones(len(rows), np.float32),
+    }
+    if groups is not None:
+        columns["group"] = groups[rows].astype(np.int32)
+    run.put_table(f"data/{role}/manifest.parquet", tables.table(tables.MANIFEST, columns))
+    if run.has(f"data/{role}/pixels.npy"):
+        return
+    places = taken["place"].to_numpy()
+    shape = (len(rows), meta["size"], meta["size"], meta["channels"])
+    with run.building_array(f"data/{role}/pixels.npy", shape, "uint8") as cache:
+        for number, name in enumerate(names):
+            mine = np.flatnonzero(places // ROWS_PER_SLICE == number)
+            if len(mine):
+                cache[mine] = run.array(name.replace(".parquet", ".npy"))[places[mine] % ROWS_PER_SLICE]
+
+
+STEPS = (
+    Step(lambda study: [LISTING], list_source),
+    Step(Study.slices, decode_slice),
+    Step(lambda study: [FACTS], divide),
+)

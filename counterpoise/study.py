@@ -1,0 +1,227 @@
+"""A run as the stages see it: the recipe, where each artefact lies, and typed reading of what earlier stages wrote.
+
+Only intake writes `data/`, and only `evaluate` may ask for `role="test"`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from counterpoise.data.pixels import Rows
+from counterpoise.recipe import Fit, Recipe, Synthesis
+from counterpoise.run import MARKER, Run
+from counterpoise.seeding import derive
+from counterpoise.types import load
+
+
+LISTING = "data/listing.parquet"
+ROWS_PER_SLICE = 500
+ROWS_PER_FEATURE_FILE = 512
+
+
+@dataclass(frozen=True)
+class Lot:
+    """The samples of one synthesis, for one draw, in one round: where its plan, shards, scores and selection lie."""
+
+    synthesis: str
+    draw: int
+    round: int = 0
+
+    @classmethod
+    def of(cls, unit: str) -> Lot:
+        """The lot a unit belongs to.
+
+        >>> Lot.of("samples/round_0/copies/draw_3/00017.parquet")
+        Lot(synthesis='copies', draw=3, round=0)
+        """
+        round_, synthesis, draw = unit.split("/")[1:4]
+        return cls(synthesis, int(draw.removeprefix("draw_").split(".")[0]), int(round_.removeprefix("round_")))
+
+    @property
+    def place(self) -> str:
+        return f"round_{self.round}/{self.synthesis}/draw_{self.draw}"
+
+    @property
+    def generator(self) -> str:
+        return f"generators/{self.place}"
+
+    @property
+    def plan(self) -> str:
+        return f"plan/{self.place}.parquet"
+
+    def samples(self, shard: int) -> str:
+        return f"samples/{self.place}/{shard:05d}.parquet"
+
+    def scores(self, score: str, shard: int) -> str:
+        return f"scores/{self.place}/{score}/{shard:05d}.parquet"
+
+    @property
+    def selected(self) -> str:
+        return f"selected/{self.place}.parquet"
+
+    @property
+    def kept(self) -> str:
+        return f"selected/{self.place}.npy"
+
+
+@dataclass(frozen=True)
+class Study:
+    run: Run
+    recipe: Recipe
+
+    @classmethod
+    def open(cls, path: str | Path) -> Study:
+        run = Run.open(path)
+        return cls(run, load(run.json(MARKER)["recipe"]))
+
+    # --- what intake saw ---------------------------------------------------------------------------------------
+
+    def slices(self) -> list[str]:
+        """The listing in fixed slices: a table each of what was found in its images."""
+        rows = self.run.table(LISTING, ["id"]).num_rows
+        return [f"data/slices/{i:05d}.parquet" for i in range(-(-rows // ROWS_PER_SLICE))]
+
+    def seen(self, columns: list[str] | None = None) -> pa.Table:
+        """Every listed image with what intake found in it, whatever its role."""
+        return pa.concat_tables([self.run.table(name, columns) for name in self.slices()])
+
+    # --- the data ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def facts(self) -> dict:
+        """What intake decided: class and group names, working size, channels, counts."""
+        return self.run.json("data/facts.json")
+
+    @property
+    def classes(self) -> list[str]:
+        return self.facts["classes"]
+
+    @property
+    def groups(self) -> list[str]:
+        return self.facts["groups"]
+
+    def manifest(self, role: str) -> pa.Table:
+        return self.run.table(f"data/{role}/manifest.parquet")
+
+    def pixels(self, role: str) -> np.ndarray:
+        """The decoded cache of a role: a memory-mapped uint8 array (n, h, w, c)."""
+        return self.run.array(f"data/{role}/pixels.npy")
+
+    def draw_rows(self, draw: int) -> np.ndarray:
+        """Which rows of data/train the cut of this draw keeps."""
+        return self.run.table(f"data/train/draw_{draw}.parquet", ["row"])["row"].to_numpy()
+
+    def labels(self, role: str) -> np.ndarray:
+        return self.manifest(role)["label"].to_numpy().astype(np.int64)
+
+    def group_ids(self, role: str) -> np.ndarray | None:
+        if not self.groups:
+            return None
+        return self.manifest(role)["group"].to_numpy().astype(np.int64)
+
+    def counts(self, draw: int = 0) -> np.ndarray:
+        """Real training images per class: shot bins are always by these."""
+        return np.bincount(self.labels("train")[self.draw_rows(draw)], minlength=len(self.classes))
+
+    # --- the space the classifier works in ------------------------------------------------------------------
+
+    @property
+    def frozen(self) -> bool:
+        """Whether classifiers are heads on cached features of a frozen backbone."""
+        return bool(getattr(self.recipe.network, "frozen", False))
+
+    def vectors(self, role: str) -> np.ndarray:
+        """Every row of a role as the classifier sees it: pixels (n, h, w, c) uint8 or features (n, d) float32."""
+        if not self.frozen:
+            return self.pixels(role)
+        parts = [self.run.array(name) for name in self.feature_units(role)]
+        return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+
+    def feature_units(self, role: str) -> list[str]:
+        if not self.frozen:
+            return []
+        files = -(-self.facts["sizes"][role] // ROWS_PER_FEATURE_FILE)
+        return [f"features/{role}/{i:05d}.npy" for i in range(files)]
+
+    # --- samples -------------------------------------------------------------------------------------------
+
+    def synthesis(self, name: str) -> Synthesis:
+        return next(item for item in self.recipe.synthesis if item.name == name)
+
+    def lots(self) -> list[Lot]:
+        """Every lot of samples of the study."""
+        draws = range(self.recipe.trials.draws)
+        return [Lot(item.name, draw) for draw in draws for item in self.recipe.synthesis]
+
+    def shards(self, lot: Lot) -> range:
+        return range(self.run.meta(lot.plan)["shards"])
+
+    def kept(self, lot: Lot) -> tuple[np.ndarray, pa.Table]:
+        """The selected samples and their rows of the selection, in the same order."""
+        selection = self.run.table(lot.selected)
+        return self.run.array(lot.kept), selection.filter(pc.is_null(selection["drop"]))
+
+    # --- trials --------------------------------------------------------------------------------------------
+
+    def trial_units(self, fit: Fit) -> list[str]:
+        """One file per trial; heads on a frozen backbone are one batched problem and so one file."""
+        stage = "teach" if fit.synthesis is None else "train"
+        n = self.recipe.trials.n
+        if self.frozen:
+            return [f"{stage}/{fit.name}/trials_000-{n:03d}.safetensors"]
+        return [f"{stage}/{fit.name}/trial_{trial:03d}.safetensors" for trial in range(n)]
+
+    def trials_in(self, unit: str) -> list[int]:
+        name = Path(unit).stem
+        if name.startswith("trials_"):
+            first, last = name.removeprefix("trials_").split("-")
+            return list(range(int(first), int(last)))
+        return [int(name.removeprefix("trial_"))]
+
+    def draw_of(self, trial: int) -> int:
+        return trial % self.recipe.trials.draws
+
+    def seed(self, *names: object) -> int:
+        return derive(self.recipe.trials.seed, *names)
+
+
+def rows_of(study: Study, draw: int, synthesis: str | None) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
+    """Real rows of a draw with the kept samples behind them: rows, labels, groups, and which rows are synthetic."""
+    order = study.draw_rows(draw)
+    labels = study.labels("train")[order]
+    groups = study.group_ids("train")
+    groups = None if groups is None else groups[order]
+    real = study.vectors("train")
+    if synthesis is None:
+        return Rows.of(real, order=order), labels, groups, np.zeros(len(order), bool)
+    lot = Lot(synthesis, draw)
+    samples, selection = study.kept(lot)
+    made = selection["label"].to_numpy().astype(np.int64)
+    everything = np.concatenate([order, len(real) + np.arange(len(samples))])
+    if groups is not None:
+        plan = study.run.table(lot.plan, ["request_id", "group"])
+        group_of = dict(zip(plan["request_id"].to_pylist(), plan["group"].to_pylist(), strict=True))
+        groups = np.concatenate([groups, [group_of[name] for name in selection["request_id"].to_pylist()]])
+    synthetic = np.concatenate([np.zeros(len(order), bool), np.ones(len(samples), bool)])
+    return Rows.of(real, samples, order=everything), np.concatenate([labels, made]), groups, synthetic
+
+
+def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:
+    """The made samples of one shard, in plan order, with their request ids."""
+    table, meta = run.table(name, ["request_id", "status", "x"]), run.meta(name)
+    made = table.filter(np.asarray(table["status"]) == "made")
+    shape = tuple(meta["shape"])
+    x = np.frombuffer(b"".join(made["x"].to_pylist()), meta["dtype"]).reshape(len(made), *shape) if shape else None
+    return np.zeros((0, 1), np.uint8) if x is None else x, made["request_id"].to_pylist()
+
+
+def flat(x: np.ndarray) -> np.ndarray:
+    """Rows as float32 vectors (n, d); pixels come out in [0, 1]."""
+    made = np.asarray(x).reshape(len(x), -1).astype(np.float32)
+    return made / 255 if x.dtype == np.uint8 else made

@@ -1,0 +1,96 @@
+"""Where units are worked on: in this process, or in spawned ones on this machine.
+
+An engine only places work and restarts what died; what is done is decided by the directory alone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import Protocol
+
+from counterpoise.types import Refusal
+
+#: A task is a module-level function and its arguments, so that it can be sent to another process.
+Task = tuple[Callable[..., None], tuple]
+
+MOST_ATTEMPTS = 3  # a unit that takes its process down this often is not tried again
+
+
+class Workers(Protocol):
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[int]:
+        """Do all tasks; yield the number of each as it is finished."""
+        ...
+
+
+def inline(tasks: Sequence[Task]) -> Iterator[int]:
+    """One after the other, here."""
+    for index, (function, arguments) in enumerate(tasks):
+        function(*arguments)
+        yield index
+
+
+@contextmanager
+def local(processes: int) -> Iterator[Workers]:
+    """Spawned processes on this machine, one thread each, kept for the whole run."""
+    pool = _pool(processes)
+
+    def work(tasks: Sequence[Task]) -> Iterator[int]:
+        nonlocal pool
+        attempts = dict.fromkeys(range(len(tasks)), 0)
+        while attempts:
+            running: dict[Future, int] = {}
+            try:
+                for index in attempts:
+                    function, arguments = tasks[index]
+                    running[pool.submit(function, *arguments)] = index
+                while running:
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        index = running.pop(future)
+                        future.result()
+                        del attempts[index]
+                        yield index
+            except BrokenProcessPool:  # a worker was killed: whatever it had not committed is done again
+                pool.shutdown(wait=False, cancel_futures=True)
+                pool = _pool(processes)
+                for index in running.values():
+                    attempts[index] = attempts.get(index, 0) + 1
+                if attempts and min(attempts.values()) >= MOST_ATTEMPTS:
+                    names = ", ".join(str(tasks[index][1][-1]) for index in list(attempts)[:3])
+                    raise Refusal(
+                        f"worker processes died {MOST_ATTEMPTS} times while working on {names}: "
+                        "out of memory? Run again with fewer --workers; what is done stays done"
+                    ) from None
+            finally:
+                for future in running:
+                    future.cancel()
+
+    try:
+        yield work
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _pool(processes: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(processes, mp_context=context, initializer=_prepare, initargs=(os.getpid(),))
+
+
+def _prepare(parent: int) -> None:
+    """One thread per process; and no orphans: a killed parent cannot say goodbye, so its children watch for it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.nice(5)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

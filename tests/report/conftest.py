@@ -1,0 +1,207 @@
+"""Realistic facts for the report: digits cut to a long tail, eleven arms, hostile names where asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+HOSTILE = (
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "</style></title></svg><svg onload=alert(3)>",
+    "שלום עולם \u202e gnp.exe",
+    "👩‍🚀🎉 fête",
+    "ש" * 127 + "x",
+    "W" * 255,
+    "$x^2_{\\frac{1}{0}}$ 100 % & more",
+    "{{ 7 * 7 }}{% raw %}",
+    'quote" onmouseover="alert(4)\' x=\x00\x1b[31m\n\ud800 new',
+)
+ROLES = {
+    "plain": "baseline",
+    "class-balanced sampling": "baseline",
+    "weighted": "baseline",
+    "focal": "baseline",
+    "LDAM-DRW": "baseline",
+    "logit adjustment": "baseline",
+    "balanced softmax": "opponent",
+    "RandAugment + CutMix": "baseline",
+    "copies": "control",
+    "oversample": "candidate",
+    "interpolate": "candidate",
+}
+MEANS = (-5.1, -0.9, -1.8, -4.0, -1.2, -0.2, 0.0, -0.6, -1.4, 0.3, 2.1)
+SLICES = ("all classes", "many", "medium", "few", "worst class")
+
+
+def verdict(rng: np.random.Generator) -> dict[str, Any]:
+    rows = []
+    for (arm, role), centre in zip(ROLES.items(), MEANS, strict=True):
+        slices = {}
+        for at, name in enumerate(SLICES):
+            mean = centre * (1, -0.15, 0.8, 2.3, 2.9)[at] + rng.normal(0, 0.25) * (role != "opponent")
+            half = (0.9, 0.5, 1.4, 2.2, 3.4)[at] * rng.uniform(0.8, 1.3)
+            low, high = mean - half, mean + half
+            verdict = "helps" if low > 0 else "hurts" if high < 0 else "no evidence"
+            p = 0.00195 if verdict != "no evidence" else 0.31
+            slices[name] = {"value": (91.2, 98.1, 93.0, 82.5, 71.0)[at] + mean}
+            if role != "opponent":
+                slices[name] |= dict(mean=mean, low=low, high=high, p=p, p_holm=min(1, p * 10), verdict=verdict)
+        rows.append({"arm": arm, "role": role, "slices": slices})
+    chosen = rows[-1]["slices"]["all classes"]
+    interval = f"{chosen['low']:.1f} to {chosen['high']:.1f}"
+    return {
+        "headline": f"Interpolation raises balanced accuracy by {chosen['mean']:.1f} points "
+        f"(95 % interval {interval}) over balanced softmax, the strongest cheap arm.",
+        "outcome": "helps",
+        "arm": "interpolate",
+        "metric": "balanced accuracy",
+        "recommendation": {
+            "action": "generate",
+            "arm": "interpolate",
+            "sentence": "It wins in the rare classes, costs nothing in the frequent ones, and took 14 s more than "
+            "training without it.",
+        },
+        "would_change": [
+            "A test set of more than 540 images: the interval's lower end is half a point from zero.",
+            "Another way of cutting the tail: all ten trials share one list of rare classes.",
+        ],
+        "missing_variance": ["The generator's seed was drawn once per trial, the data split only three times."],
+        "trials": 10,
+        "draws": 10_000,
+        "opponent": "balanced softmax",
+        "slices": SLICES,
+        "rows": rows,
+    }
+
+
+def realistic() -> dict[str, Any]:
+    rng = np.random.Generator(np.random.PCG64(7))
+    digits = load_digits()
+    images = np.round(digits.images / 16 * 255).astype(np.uint8)
+    names = [str(digit) for digit in range(10)]
+    train = [int(100 * 50 ** (-k / 9)) for k in range(10)]
+    before = [99.0, 97.5, 98.2, 95.1, 96.6, 92.0, 91.4, 83.0, 71.5, 62.0]
+    after = [98.7, 97.9, 98.0, 95.6, 96.2, 94.1, 94.0, 89.4, 82.8, 77.3]
+    galleries = []
+    for digit in (9, 8, 7):
+        real = images[digits.target == digit][:40]
+        synthetic = []
+        for at in range(12):
+            first, second = real[rng.integers(12)], real[rng.integers(12, 40)]
+            made = np.round(0.45 * first + 0.55 * second).astype(np.uint8) if at not in {3, 8} else first.copy()
+            distance = float(np.abs(made.astype(float) - first).mean() / 255)
+            kept = at not in {3, 8}
+            synthetic.append(
+                {"image": made, "nearest": first, "distance": distance, "kept": kept}
+                | ({} if kept else {"reason": "copy of a training image"})
+            )
+        galleries.append(
+            {"title": f"{train[digit]} real training images", "class_name": names[digit], "real": list(real[: train[digit]]), "synthetic": synthetic}
+        )  # fmt: skip
+
+    def confused(recalls: list[float]) -> list[list[int]]:
+        return [
+            [round(54 * (r / 100 if c == k else (1 - r / 100) * (0.7 if c == (k + 3) % 10 else 0.0375))) for c in range(10)]
+            for k, r in zip((9, 8, 7), recalls[:6:-1], strict=True)
+        ]
+
+    mass = np.array(train) / sum(train)
+    return {
+        "title": "Counterpoise report",
+        "data": "digits, long tail 50 : 1",
+        "recipe": "baselines",
+        "made_at": "21 November 2026, 14:02",
+        "version": "0.1.0",
+        "command": "counterpoise run digits --recipe baselines --trials 10",
+        "fingerprint": "9f1c2ab4470e55d1",
+        "verdict": verdict(rng),
+        "audit": {
+            "images": 1797,
+            "channels": "grey",
+            "size": "8 × 8",
+            "after_arm": "interpolate",
+            "classes": [
+                {"name": n, "train": t, "val": 30, "test": 54, "after": max(t, 60), "bin": "many" if t > 60 else "medium" if t >= 20 else "few"}
+                for n, t in zip(names, train, strict=True)
+            ],
+            "duplicates": [["train/3/00017.png", "train/3/00211.png"]],
+            "leaks": [["train/8/00004.png", "test/8/00190.png"]],
+            "conflicts": [["train/1/00090.png", "train/7/00033.png"]],
+            "quarantine": [
+                {"uri": "train/9/00012.png", "label": "9", "reason": "truncated: the file ends before the picture does"},
+                {"uri": "train/4/scan (3).tif", "label": "4", "reason": "floating-point pixels outside 0 to 1"},
+            ],
+            "notes": ["One picture is in train and in test; its test copy was left out of the evaluation."],
+        },
+        "recalls": {
+            "before_arm": "balanced softmax",
+            "after_arm": "interpolate",
+            "rows": [
+                {"name": n, "count": t, "before": b, "after": a, "low": a - b - 2.5, "high": a - b + 2.5}
+                for n, t, b, a in zip(names, train, before, after, strict=True)
+            ],
+        },
+        "confusion": {
+            "rows": ["9", "8", "7"],
+            "columns": names,
+            "arms": [
+                {"arm": "balanced softmax", "matrix": confused(before)},
+                {"arm": "interpolate", "matrix": confused(after)},
+            ],
+        },
+        "galleries": galleries,
+        "funnel": [
+            {"arm": "copies", "asked": 410, "made": 410, "failed": 0, "dropped": {}, "kept": 410},
+            {"arm": "oversample", "asked": 410, "made": 410, "failed": 0, "dropped": {"too unlike its class": 9}, "kept": 401},
+            {"arm": "interpolate", "asked": 410, "made": 404, "failed": 6, "dropped": {"copy of a training image": 41, "taken for another class": 17}, "kept": 346},
+        ],
+        "prior": {
+            "classes": names,
+            "arms": [
+                {"arm": arm, "shares": ((1 - w) * mass + w / 10).tolist()}
+                for arm, w in zip(ROLES, (0, 1, 0, 0, 0, 0, 0, 0, 0.6, 0.6, 0.55), strict=True)
+            ],
+        },
+        "cost": {
+            "stages": {"audit": 1.2, "teach": 61.0, "fit": 0.3, "plan": 0.2, "generate": 6.1, "score": 3.0, "select": 0.2, "train": 34.0, "evaluate": 8.2, "report": 2.4},
+            "arms": {arm: 8.0 + 0.7 * at for at, arm in enumerate(ROLES)},
+            "machine": "2 cores, no accelerator, 1.1 GB of memory at most.",
+        },
+        "reproduce": {
+            "command": "counterpoise run digits --recipe baselines --trials 10 --to runs/digits",
+            "seeds": {"split": [0, 1, 2], "generator": "one per trial", "classifier": list(range(10))},
+            "versions": {"counterpoise": "0.1.0", "torch": "2.13.0", "numpy": "2.3.5", "python": "3.11.2"},
+            "fingerprints": {"recipe": "9f1c2ab4470e55d1", "data": "04be71aa02c9d3f6"},
+            "warnings": ["The working tree had changes that are not committed."],
+        },
+    }  # fmt: skip
+
+
+def hostile() -> dict[str, Any]:
+    """The realistic facts, with every name and every free text replaced by a hostile one."""
+    renamed = {str(digit): name for digit, name in enumerate(HOSTILE)} | {"interpolate": HOSTILE[0], "plain": HOSTILE[6]}
+
+    def rename(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {renamed.get(k, k): rename(v, k) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [rename(item, key) for item in value]
+        if isinstance(value, str) and key not in {"role", "verdict", "outcome", "action"}:
+            return renamed.get(value, value + " " + HOSTILE[len(value) % 10] if key != "arm" else value)
+        return value
+
+    return rename(realistic())
+
+
+@pytest.fixture(name="facts")
+def _facts() -> dict[str, Any]:
+    return realistic()
+
+
+@pytest.fixture(name="hostile_facts")
+def _hostile_facts() -> dict[str, Any]:
+    return hostile()
