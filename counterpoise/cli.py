@@ -5,23 +5,27 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import pkgutil
 import sys
-import types
-import typing
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import click
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from counterpoise.flags import find_recipe, parse_flags, recipe_names
+from counterpoise.terminal import (
+    bytes_text,
+    err,
+    out,
+    print_estimate,
+    print_flags,
+    print_verdict,
+    progress_bars,
+    seconds_text,
+)
 from counterpoise.types import Refusal
 
 app = typer.Typer(
@@ -31,13 +35,13 @@ app = typer.Typer(
     help="Unevenly filled image data in, an honest verdict on synthetic data out.",
     epilog="Try: [bold]counterpoise run digits --cut exp:50[/bold]   then open runs/digits/report.html",
 )
-out = Console()
-err = Console(stderr=True)
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 RunPath = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 DataArgument = Annotated[
-    str, typer.Argument(help="digits | an image folder | a .csv/.jsonl/.parquet manifest | hub:NAME", show_default=False)
+    str,
+    typer.Argument(
+        help="digits | an image folder | a .csv/.jsonl/.parquet manifest | hub:NAME", show_default=False
+    ),
 ]
 
 
@@ -56,28 +60,63 @@ def main() -> None:
 # --- run -----------------------------------------------------------------------------------------------------
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+)
 def run(
     ctx: typer.Context,
     data: Annotated[str, typer.Argument(help=DataArgument.__metadata__[0].help, show_default=False)] = "",
-    recipe: Annotated[str, typer.Option(help="Which study to run; see `counterpoise recipes`.")] = "baselines",
-    to: Annotated[Path | None, typer.Option(help="The run directory [default: runs/DATA].", show_default=False)] = None,
-    size: Annotated[int | None, typer.Option(help="Working resolution in pixels [default: from the images, at most 64].", show_default=False)] = None,
+    recipe: Annotated[
+        str, typer.Option(help="Which study to run; see `counterpoise recipes`.")
+    ] = "baselines",
+    to: Annotated[
+        Path | None, typer.Option(help="The run directory [default: runs/DATA].", show_default=False)
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Working resolution in pixels [default: from the images, at most 64].", show_default=False
+        ),
+    ] = None,
     colour: Annotated[str, typer.Option(help="auto | grey | rgb")] = "auto",
-    cut: Annotated[str, typer.Option(help="Thin out train: exp:FACTOR | step:FACTOR | few:K | group:NAME:SHARE | none")] = "none",
-    val: Annotated[float, typer.Option(help="Validation per class, where the data has none: a share below 1, or images.")] = 0.15,
-    test: Annotated[float, typer.Option(help="Test per class, where the data has none: a share below 1, or images.")] = 0.25,
-    together: Annotated[bool, typer.Option(help="Keep all images of a group (a patient) in one split.")] = False,
+    cut: Annotated[
+        str, typer.Option(help="Thin out train: exp:FACTOR | step:FACTOR | few:K | group:NAME:SHARE | none")
+    ] = "none",
+    val: Annotated[
+        float, typer.Option(help="Validation per class, where the data has none: a share below 1, or images.")
+    ] = 0.15,
+    test: Annotated[
+        float, typer.Option(help="Test per class, where the data has none: a share below 1, or images.")
+    ] = 0.25,
+    together: Annotated[
+        bool, typer.Option(help="Keep all images of a group (a patient) in one split.")
+    ] = False,
     data_seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     trials: Annotated[int, typer.Option(help="Paired trials per arm.")] = 10,
-    draws: Annotated[int | None, typer.Option(help="How often cut and samples are drawn anew [default: the recipe decides].", show_default=False)] = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="How often cut and samples are drawn anew [default: the recipe decides].", show_default=False
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the trials.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; 0 works in this one [default: one per core].", show_default=False)] = None,
-    redo: Annotated[str, typer.Option(help="Move the artefacts of this stage and all later ones aside first.")] = "",
-    smoke: Annotated[bool, typer.Option(help="The recipe's small twin: shows that it runs, proves nothing.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print recipe, counts, disk and time; make nothing.")] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Processes; 0 works in this one [default: one per core].", show_default=False),
+    ] = None,
+    redo: Annotated[
+        str, typer.Option(help="Move the artefacts of this stage and all later ones aside first.")
+    ] = "",
+    smoke: Annotated[
+        bool, typer.Option(help="The recipe's small twin: shows that it runs, proves nothing.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print recipe, counts, disk and time; make nothing.")
+    ] = False,
     as_json: AsJson = False,
-    help_: Annotated[bool, typer.Option("--help", "-h", help="Show this and the recipe's own flags.")] = False,
+    help_: Annotated[
+        bool, typer.Option("--help", "-h", help="Show this and the recipe's own flags.")
+    ] = False,
 ) -> None:
     """From images to a verdict. To resume, run the same command again.
 
@@ -95,11 +134,11 @@ def run(
     from counterpoise.data.splits import Holdout, parse_cut
     from counterpoise.pipeline import default_processes, execute, set_aside
     from counterpoise.recipe import Data, Recipe, Trials
-    from counterpoise.run import Run
+    from counterpoise.rundir import Run
     from counterpoise.types import build
 
     function = find_recipe(recipe)
-    flags = _parse_flags(function, ctx.args)
+    flags = parse_flags(function, ctx.args)
     source = open_source(data)
     holdout = build(Holdout, {"val": _amount(val), "test": _amount(test), "together": together})
     made_of = {"source": source, "size": size, "colour": colour, "cut": parse_cut(cut), "holdout": holdout}
@@ -114,14 +153,26 @@ def run(
     if dry_run:
         from counterpoise.estimate import estimate
 
-        _print_estimate(estimate(study), to, as_json)
+        print_estimate(estimate(study), to, as_json)
         return
     if redo:
         moved = set_aside(Run.open(to), redo)
         err.print(f"moved aside: {moved}" if moved else f"nothing of {redo} or later was there")
-    with _progress(quiet=as_json) as progress:
-        made = execute(study, to, default_processes() if workers is None else workers, progress=progress)
-    _print_verdict(made.path, as_json)
+    with progress_bars(quiet=as_json) as progress:
+        made = execute(
+            study,
+            to,
+            default_processes() if workers is None else workers,
+            progress=progress,
+            command=_command(),
+        )
+    print_verdict(made, as_json)
+
+
+def _command() -> str:
+    import shlex
+
+    return shlex.join(["counterpoise", *sys.argv[1:]])
 
 
 def _amount(value: float) -> int | float:
@@ -135,69 +186,20 @@ def _help(ctx: typer.Context, recipe: str, explicit: bool) -> None:
     if not explicit:
         out.print(f"\nRecipes: {names}. Their own flags: counterpoise run --recipe NAME --help", markup=False)
     else:
-        _print_flags(find_recipe(recipe))
+        print_flags(find_recipe(recipe))
     raise typer.Exit
 
 
 # --- recipes -------------------------------------------------------------------------------------------------
 
 
-def recipe_names() -> list[str]:
-    """Module names are recipe names; nothing is imported to list them."""
-    folder = Path(__file__).parent / "recipes"
-    return sorted(info.name for info in pkgutil.iter_modules([str(folder)]))
-
-
-def find_recipe(name: str) -> Callable[..., Any]:
-    if name not in recipe_names():
-        raise Refusal(f"there is no recipe {name!r}; recipes are {', '.join(recipe_names())}")
-    return getattr(importlib.import_module(f"counterpoise.recipes.{name}"), name)
-
-
-def own_flags(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    shared = {"smoke", "draws"}
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
-    return [p for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in shared]
-
-
-def _option(parameter: inspect.Parameter) -> click.Option:
-    kind = parameter.annotation
-    multiple = False
-    if typing.get_origin(kind) is types.UnionType:
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    if typing.get_origin(kind) is tuple:
-        kind, multiple = typing.get_args(kind)[0], True
-    flag = "--" + parameter.name.replace("_", "-")
-    if kind is bool:
-        return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], default=parameter.default)
-    shown: Any = click.Choice(typing.get_args(kind)) if typing.get_origin(kind) is typing.Literal else kind
-    return click.Option([flag, parameter.name], type=shown, default=parameter.default, multiple=multiple)
-
-
-def _parse_flags(function: Callable[..., Any], arguments: list[str]) -> dict[str, Any]:
-    command = click.Command(function.__name__, params=[_option(p) for p in own_flags(function)], add_help_option=False)
-    try:
-        return command.make_context(function.__name__, list(arguments)).params
-    except click.UsageError as error:
-        known = ", ".join("--" + p.name.replace("_", "-") for p in own_flags(function))
-        raise Refusal(f"{error.format_message()} (recipe {function.__name__} takes {known or 'no flags'})") from None
-
-
-def _print_flags(function: Callable[..., Any]) -> None:
-    table = Table(title=f"Flags of the recipe {function.__name__}", title_justify="left", box=None)
-    table.add_column("flag", style="cyan")
-    table.add_column("default")
-    for parameter in own_flags(function):
-        table.add_row("--" + parameter.name.replace("_", "-"), str(parameter.default))
-    out.print(inspect.getdoc(function) or "", markup=False)
-    out.print(table)
-
-
 @app.command()
-def recipes(name: Annotated[str, typer.Argument(help="One recipe, with its flags.")] = "", as_json: AsJson = False) -> None:
+def recipes(
+    name: Annotated[str, typer.Argument(help="One recipe, with its flags.")] = "", as_json: AsJson = False
+) -> None:
     """List the recipes, or show one with its flags. Example: counterpoise recipes baselines"""
     if name:
-        _print_flags(find_recipe(name))
+        print_flags(find_recipe(name))
         return
     rows = {n: (inspect.getdoc(find_recipe(n)) or "").split("\n")[0] for n in recipe_names()}
     if as_json:
@@ -214,27 +216,35 @@ def recipes(name: Annotated[str, typer.Argument(help="One recipe, with its flags
 def status(path: RunPath, as_json: AsJson = False) -> None:
     """What is done in a run directory. Example: counterpoise status runs/digits"""
     from counterpoise import pipeline
-    from counterpoise.run import Run
+    from counterpoise.rundir import Run
 
     made = Run.open(path)
     rows = pipeline.status(made)
     if as_json:
-        print(json.dumps({"path": str(path), "recipe": made.json("recipe.json")["recipe"]["name"], "stages": rows}))
+        print(
+            json.dumps(
+                {"path": str(path), "recipe": made.json("recipe.json")["recipe"]["name"], "stages": rows}
+            )
+        )
         return
     table = Table(box=None)
     for column in ("stage", "files", "size", "last written"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for row in rows:
-        age = "-" if row["age_s"] is None else f"{_seconds(row['age_s'])} ago"
-        table.add_row(row["stage"], str(row["files"] or "-"), _bytes(row["bytes"]), age)
+        age = "-" if row["age_s"] is None else f"{seconds_text(row['age_s'])} ago"
+        table.add_row(row["stage"], str(row["files"] or "-"), bytes_text(row["bytes"]), age)
     out.print(table)
 
 
 @app.command()
 def audit(
     data: DataArgument,
-    to: Annotated[Path | None, typer.Option(help="Where to keep it [default: runs/DATA-audit].", show_default=False)] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes [default: one per core].", show_default=False)] = None,
+    to: Annotated[
+        Path | None, typer.Option(help="Where to keep it [default: runs/DATA-audit].", show_default=False)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes [default: one per core].", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Open every image; count, hash and compare them. Example: counterpoise audit photos/"""
@@ -244,10 +254,14 @@ def audit(
     from counterpoise.recipe import Data, Trials
     from counterpoise.types import build
 
-    study = find_recipe("baselines")(build(Data, {"source": open_source(data), "holdout": Holdout()}), Trials())
+    study = find_recipe("baselines")(
+        build(Data, {"source": open_source(data), "holdout": Holdout()}), Trials()
+    )
     to = to or Path("runs") / f"{Path(data.split(':')[-1]).name or 'data'}-audit"
-    with _progress(quiet=as_json) as progress:
-        made = execute(study, to, default_processes() if workers is None else workers, until="audit", progress=progress)
+    with progress_bars(quiet=as_json) as progress:
+        made = execute(
+            study, to, default_processes() if workers is None else workers, until="audit", progress=progress
+        )
     found = made.json("audit.json")
     if as_json:
         print(json.dumps(found))
@@ -256,7 +270,9 @@ def audit(
     for column in ("class", "train", "val", "test", "bin"):
         table.add_column(column, justify="left" if column == "class" else "right")
     for row in made.table("classes.parquet").to_pylist():
-        table.add_row(escape(row["name"][:60]), str(row["train"]), str(row["val"]), str(row["test"]), row["bin"])
+        table.add_row(
+            escape(row["name"][:60]), str(row["train"]), str(row["val"]), str(row["test"]), row["bin"]
+        )
     out.print(table)
     out.print(
         f"{found['images']} images, {found['quarantined']} in quarantine, imbalance factor {found['imbalance']:.1f}; "
@@ -270,10 +286,9 @@ def audit(
 @app.command()
 def report(path: RunPath, as_json: AsJson = False) -> None:
     """Print the verdict of a run and where its report lies. Example: counterpoise report runs/digits"""
-    from counterpoise.run import Run
+    from counterpoise.rundir import Run
 
-    Run.open(path)
-    _print_verdict(path, as_json)
+    print_verdict(Run.open(path), as_json)
 
 
 @app.command()
@@ -306,7 +321,11 @@ def predict(
     if as_json:
         print(json.dumps(rows, ensure_ascii=False))
     for row in () if as_json else rows:
-        said = f"{row['label']} ({row['confidence']:.1%})" if row["label"] is not None else f"not read: {row['reason']}"
+        said = (
+            f"{row['label']} ({row['confidence']:.1%})"
+            if row["label"] is not None
+            else f"not read: {row['reason']}"
+        )
         out.print(f"{row['image']}: {said}", markup=False, highlight=False)
     if any(row["label"] is None for row in rows):
         raise typer.Exit(1)
@@ -317,90 +336,12 @@ def export(
     path: RunPath,
     to: Annotated[str, typer.Option(help="imagefolder | parquet")],
     out_: Annotated[Path, typer.Option("--out", help="An empty or absent directory.", show_default=False)],
-    arm: Annotated[str, typer.Option(help="Whose samples go in [default: the recommended arm's].", show_default=False)] = "",
+    arm: Annotated[
+        str, typer.Option(help="Whose samples go in [default: the recommended arm's].", show_default=False)
+    ] = "",
 ) -> None:
     """Write the balanced data set: real training images and kept samples. Example: counterpoise export runs/digits --to parquet --out balanced/"""
     from counterpoise.delivery import export_data
 
     written = export_data(path, to, out_, arm)
     out.print(f"{written} images in {out_}", markup=False)
-
-
-# --- printing ------------------------------------------------------------------------------------------------
-
-
-def _progress(quiet: bool):  # type: ignore[no-untyped-def]
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    @contextmanager
-    def bars():  # type: ignore[no-untyped-def]
-        columns = (TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=err, disable=quiet) as shown:
-            known: dict[str, Any] = {}
-
-            def tell(stage: str, done: int, total: int) -> None:
-                if stage not in known:
-                    known[stage] = shown.add_task(stage, total=total)
-                shown.update(known[stage], completed=done, total=total)
-
-            yield tell
-
-    return bars()
-
-
-def _print_verdict(path: Path, as_json: bool) -> None:
-    from counterpoise.run import Run
-
-    made = Run.open(path)
-    if not made.has("verdict.json"):
-        raise Refusal(f"{path} has no verdict yet: run its command again to go on (see `counterpoise status {path}`)")
-    verdict, metrics = made.json("verdict.json"), made.json("metrics.json")
-    if as_json:
-        print(json.dumps(verdict | {"report": str(made / "report.html")}))
-        return
-    table = Table(box=None)
-    slices = verdict["slices"]
-    table.add_column("arm")
-    table.add_column("role")
-    for name in slices:
-        table.add_column(name, justify="right")
-    table.add_column("all, against " + verdict["opponent"], justify="right")
-    table.add_column("verdict")
-    for row in verdict["rows"]:
-        means = [metrics["arms"][row["arm"]]["mean"].get(name) for name in slices]
-        main_ = row["slices"].get("all")
-        shown = f"{main_['mean']:+.1f} [{main_['low']:+.1f}, {main_['high']:+.1f}]" if main_ and row["arm"] != verdict["opponent"] else "-"
-        style = {"helps": "green", "hurts": "red"}.get((main_ or {}).get("verdict") or "", "")
-        said = (main_ or {}).get("verdict") or ("opponent" if row["arm"] == verdict["opponent"] else "-")
-        table.add_row(row["arm"], row["role"], *("-" if m is None else f"{m * 100:.1f}" for m in means), shown, said, style=style)
-    out.print(table)
-    out.print(f"\n[bold]{escape(verdict['headline'])}[/bold]")
-    out.print(escape(verdict["recommendation"]["sentence"]))
-    out.print(f"report: {made / 'report.html'}", markup=False)
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
-
-
-def _bytes(value: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    raise AssertionError
-
-
-def _print_estimate(found: dict[str, Any], to: Path, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found))
-        return
-    out.print_json(json.dumps(found["recipe"]))
-    out.print(
-        f"into {to}: {found['images']} images listed, {found['trainings']} trainings of {found['steps']} steps, "
-        f"{found['samples_at_most']} samples at most; about {_bytes(found['bytes'])} and {_seconds(found['seconds'])} of work "
-        f"on {found['workers']} processes. Nothing was made.",
-        markup=False,
-    )

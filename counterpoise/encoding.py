@@ -12,7 +12,9 @@ BACKBONE = "features/backbone.json"
 
 def backbone_unit(study: Study, unit: str) -> None:
     """Write down which weights the features come from, before the first of them."""
-    study.run.put_json(unit, {"backbone": study.recipe.network.backbone, "digest": study.recipe.network.digest()})
+    study.run.put_json(
+        unit, {"backbone": study.recipe.network.backbone, "digest": study.recipe.network.digest()}
+    )
 
 
 def encode_unit(study: Study, unit: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterpoise import workers
-from counterpoise.run import MARKER, Run
+from counterpoise.rundir import MARKER, Run
 from counterpoise.types import Refusal, describe
 
 if TYPE_CHECKING:
@@ -75,14 +75,22 @@ Progress = Callable[[str, int, int], None]  # stage, done, all
 
 
 def execute(
-    recipe: Recipe, to: str | Path, processes: int = 0, until: str = "report", progress: Progress | None = None
+    recipe: Recipe,
+    to: str | Path,
+    processes: int = 0,
+    until: str = "report",
+    progress: Progress | None = None,
+    command: str = "",
 ) -> Run:
     """Run a recipe into a directory, or go on where it stopped. `processes` 0 works in this process."""
     from counterpoise.study import Study
 
     run = Run.create(to, describe(recipe), begun)
     study = Study.open(run.path)
+    study.check_source()
     study_of.cache_clear()
+    if command:
+        run.put_json("command.json", {"command": command})
     with _workers(processes) as work:
         for stage in NAMES[: NAMES.index(until) + 1]:
             for step in range(len(steps_of(stage))):
@@ -93,10 +101,16 @@ def execute(
 def _do(study: Study, stage: str, number: int, work: workers.Workers, progress: Progress) -> None:
     units = steps_of(stage)[number].units(study)
     missing = [unit for unit in units if not study.run.has(unit)]
+    started = time.time()
     progress(stage, len(units) - len(missing), len(units))
     tasks = [(work_on, (str(study.run.path), stage, number, unit)) for unit in missing]
     for done, _ in enumerate(work(tasks), start=1):
         progress(stage, len(units) - len(missing) + done, len(units))
+    if missing:
+        seconds = round(time.time() - started, 3)
+        study.run.log(
+            {"stage": stage, "step": number, "units": len(missing), "seconds": seconds, "at": started}
+        )
 
 
 def work_on(path: str, stage: str, step: int, unit: str) -> None:
@@ -154,4 +168,14 @@ def default_processes() -> int:
     return max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-__all__ = ["MARKER", "NAMES", "STAGES", "Stage", "begun", "default_processes", "execute", "set_aside", "status"]
+__all__ = [
+    "MARKER",
+    "NAMES",
+    "STAGES",
+    "Stage",
+    "begun",
+    "default_processes",
+    "execute",
+    "set_aside",
+    "status",
+]

@@ -96,12 +96,16 @@ class Recipe:
                 if times > 1:
                     raise Refusal(f"recipe.{kind}: names must differ, {name!r} is there {times} times")
                 if not name or not all(c.isalnum() or c in "-_+." for c in name) or name.startswith("."):
-                    raise Refusal(f"recipe.{kind}: a name is letters, digits, '-', '_', '+', '.', found {name!r}")
+                    raise Refusal(
+                        f"recipe.{kind}: a name is letters, digits, '-', '_', '+', '.', found {name!r}"
+                    )
         fits = {fit.name for fit in self.fits}
         made = {item.name for item in self.synthesis}
         for arm in self.arms:
             if arm.fit not in fits:
-                raise Refusal(f"recipe.arms.{arm.name}: there is no fit {arm.fit!r} (fits: {', '.join(sorted(fits))})")
+                raise Refusal(
+                    f"recipe.arms.{arm.name}: there is no fit {arm.fit!r} (fits: {', '.join(sorted(fits))})"
+                )
         for fit in self.fits:
             if fit.synthesis is not None and fit.synthesis not in made:
                 raise Refusal(

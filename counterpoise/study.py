@@ -15,10 +15,9 @@ import pyarrow.compute as pc
 
 from counterpoise.data.pixels import Rows
 from counterpoise.recipe import Fit, Recipe, Synthesis
-from counterpoise.run import MARKER, Run
+from counterpoise.rundir import MARKER, Run
 from counterpoise.seeding import derive
-from counterpoise.types import load
-
+from counterpoise.types import Refusal, load
 
 LISTING = "data/listing.parquet"
 ROWS_PER_SLICE = 500
@@ -41,7 +40,9 @@ class Lot:
         Lot(synthesis='copies', draw=3, round=0)
         """
         round_, synthesis, draw = unit.split("/")[1:4]
-        return cls(synthesis, int(draw.removeprefix("draw_").split(".")[0]), int(round_.removeprefix("round_")))
+        return cls(
+            synthesis, int(draw.removeprefix("draw_").split(".")[0]), int(round_.removeprefix("round_"))
+        )
 
     @property
     def place(self) -> str:
@@ -79,6 +80,17 @@ class Study:
     def open(cls, path: str | Path) -> Study:
         run = Run.open(path)
         return cls(run, load(run.json(MARKER)["recipe"]))
+
+    def check_source(self) -> None:
+        """Refuse to go on with data that changed since they were listed."""
+        if not self.run.has(LISTING):
+            return
+        listed = self.run.meta(LISTING)["state"]
+        if self.recipe.data.source.state() != listed:
+            raise Refusal(
+                f"the data in {self.recipe.data.source} changed since this run listed them: "
+                "use another directory, or --redo intake"
+            )
 
     # --- what intake saw ---------------------------------------------------------------------------------------
 
@@ -191,7 +203,9 @@ class Study:
         return derive(self.recipe.trials.seed, *names)
 
 
-def rows_of(study: Study, draw: int, synthesis: str | None) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
+def rows_of(
+    study: Study, draw: int, synthesis: str | None
+) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
     """Real rows of a draw with the kept samples behind them: rows, labels, groups, and which rows are synthetic."""
     order = study.draw_rows(draw)
     labels = study.labels("train")[order]
@@ -217,7 +231,11 @@ def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:
     table, meta = run.table(name, ["request_id", "status", "x"]), run.meta(name)
     made = table.filter(np.asarray(table["status"]) == "made")
     shape = tuple(meta["shape"])
-    x = np.frombuffer(b"".join(made["x"].to_pylist()), meta["dtype"]).reshape(len(made), *shape) if shape else None
+    x = (
+        np.frombuffer(b"".join(made["x"].to_pylist()), meta["dtype"]).reshape(len(made), *shape)
+        if shape
+        else None
+    )
     return np.zeros((0, 1), np.uint8) if x is None else x, made["request_id"].to_pylist()
 
 

@@ -16,7 +16,13 @@ import pyarrow.parquet as pq
 
 #: What a source lists before any image is opened.
 LISTING = pa.schema(
-    [("id", pa.string()), ("uri", pa.string()), ("label", pa.string()), ("group", pa.string()), ("split", pa.string())]
+    [
+        ("id", pa.string()),
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("group", pa.string()),
+        ("split", pa.string()),
+    ]
 )
 
 #: What intake found in each listed image; `reason` is null for the good ones.
@@ -34,7 +40,9 @@ INTAKE = pa.schema(
     ]
 )
 
-QUARANTINE = pa.schema([("id", pa.string()), ("uri", pa.string()), ("label", pa.string()), ("reason", pa.string())])
+QUARANTINE = pa.schema(
+    [("id", pa.string()), ("uri", pa.string()), ("label", pa.string()), ("reason", pa.string())]
+)
 
 #: One row per example. `label` and `group` are indices into the names kept in the table's metadata.
 MANIFEST = pa.schema(
@@ -96,7 +104,9 @@ SAMPLES = pa.schema(
 SCORES = pa.schema([("request_id", pa.string()), ("score", pa.float32()), ("nearest_id", pa.string())])
 
 #: Every sample with a reason: `drop` is null for what is kept.
-SELECTION = pa.schema([("request_id", pa.string()), ("label", pa.int32()), ("drop", pa.string()), ("row", pa.int64())])
+SELECTION = pa.schema(
+    [("request_id", pa.string()), ("label", pa.int32()), ("drop", pa.string()), ("row", pa.int64())]
+)
 
 PREDICTIONS = pa.schema(
     [

@@ -24,7 +24,7 @@ from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
 from counterpoise.classifiers.training import Lesson, features_of, train_network
 from counterpoise.data.pixels import Rows
 from counterpoise.recipe import Fit
-from counterpoise.run import Run
+from counterpoise.rundir import Run
 from counterpoise.study import Study, rows_of
 
 
@@ -53,7 +53,9 @@ class Pupil:
 
     def prior(self, progress: float = 0.0) -> np.ndarray:
         """Label mass in rows, as the loader really yields it (evidence rule 4)."""
-        return mixing.prior_of(self.fit.sampler, self.labels, self.weights, progress, self.groups, self.n_classes)
+        return mixing.prior_of(
+            self.fit.sampler, self.labels, self.weights, progress, self.groups, self.n_classes
+        )
 
     def patches(self, steps: int, batch: int, seed: int) -> np.ndarray | None:
         """A second stream for augmentations that paste from tail-weighted images."""
@@ -202,7 +204,9 @@ class TrialFile:
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         with self._open() as file:
             return {
-                name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)
+                name.removeprefix(prefix): file.get_tensor(name)
+                for name in file.keys()
+                if name.startswith(prefix)
             }
 
     def head(self, trial: int, arm: str) -> LinearHead:

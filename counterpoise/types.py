@@ -63,7 +63,9 @@ def describe(value: Any) -> Any:
         return [describe(item) for item in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"a part may hold parts, numbers, strings, lists and mappings, not {type(value).__name__}")
+    raise TypeError(
+        f"a part may hold parts, numbers, strings, lists and mappings, not {type(value).__name__}"
+    )
 
 
 def load(description: Any, allowed: Sequence[str] = ALLOWED) -> Any:
@@ -97,7 +99,9 @@ def build(cls: type, settings: Mapping[str, Any]) -> Any:
         first = error.errors()[0]
         field = ".".join(str(step) for step in first["loc"]) or cls.__name__
         known = ", ".join(field.name for field in dataclasses.fields(cls))
-        raise Refusal(f"{cls.__name__}.{field}: {first['msg']}, found {first['input']!r} (settings: {known})") from None
+        raise Refusal(
+            f"{cls.__name__}.{field}: {first['msg']}, found {first['input']!r} (settings: {known})"
+        ) from None
 
 
 def fingerprint(value: Any) -> str:
@@ -127,6 +131,8 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
         return [
             found
             for index, (a, b) in enumerate(zip(old, new, strict=True))
-            for found in differences(a, b, f"{path}[{a.get('name', index) if isinstance(a, dict) else index}]")
+            for found in differences(
+                a, b, f"{path}[{a.get('name', index) if isinstance(a, dict) else index}]"
+            )
         ]
     return [] if old == new else [(path, old, new)]

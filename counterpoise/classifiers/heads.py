@@ -13,25 +13,22 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from counterpoise.classifiers.robust import Mean, Reduction
 from counterpoise.seeding import derive
 from counterpoise.types import Refusal
 
-Loss = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # logits (..., B, C), targets, prior (..., C) => (..., B)
+Loss = Callable[
+    [Tensor, Tensor, Tensor, float], Tensor
+]  # logits (..., B, C), targets, prior (..., C) => (..., B)
+MEAN = Mean()
 Prior = np.ndarray | Callable[[float], Tensor | np.ndarray]  # (C,) masses, fixed or by progress
-
-
-class Reduction(Protocol):
-    """How the losses of a batch become one number, with a state of its own per job (GroupDRO)."""
-
-    def start(self, groups: Tensor | None) -> Any: ...
-    def __call__(self, losses: Tensor, groups: Tensor | None, state: Any) -> tuple[Tensor, Any]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +70,15 @@ class LinearHead:
     def save(self) -> dict[str, np.ndarray]:
         """Named arrays, for safetensors."""
         arrays = {"weight": self.weight, "bias": self.bias, "center": self.center, "scale": self.scale}
-        return arrays | {"normalise": np.asarray([self.normalise], np.uint8)}
+        arrays["normalise"] = np.asarray([self.normalise], np.uint8)
+        return {
+            name: np.ascontiguousarray(array) for name, array in arrays.items()
+        }  # safetensors ignores strides
 
     @classmethod
     def load(cls, arrays: Mapping[str, np.ndarray]) -> LinearHead:
-        return cls(
-            *(np.asarray(arrays[name]) for name in ("weight", "bias", "center", "scale")),
-            normalise=bool(arrays["normalise"][0]),
-        )
+        flag = bool(arrays["normalise"][0])
+        return cls(arrays["weight"], arrays["bias"], arrays["center"], arrays["scale"], normalise=flag)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +90,14 @@ class HeadJob:
     loss: Loss
     prior: Prior  # of what `rows` really yields
     seed: int
-    groups: np.ndarray | None = None  # (N,), given to `reduction`
-    reduction: Reduction | None = None  # None: the mean over the batch, the only one that is batched
+    reduction: Reduction = MEAN
+    groups: np.ndarray | None = None  # (N,) group of each row, for the reductions that look at them
 
 
 def standardisation(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation per feature; a constant feature keeps scale 1."""
-    std, mean = torch.std_mean(features.double(), dim=0, correction=0)
-    std = torch.where(std > 1e-6, std, torch.ones_like(std))
-    return mean.float().numpy(), std.float().numpy()
+    std, mean = torch.std_mean(features, dim=0, correction=0)
+    return mean.numpy(), torch.where(std > 1e-6, std, torch.ones_like(std)).numpy()
 
 
 def train_heads(
@@ -122,23 +119,36 @@ def train_heads(
     """
     features = torch.as_tensor(features, dtype=torch.float32)
     dim = features.shape[1]
-    center, scale = np.zeros(dim, np.float32), np.ones(dim, np.float32)
+    center, scale, moved = np.zeros(dim, np.float32), np.ones(dim, np.float32), features
     if standardise:
         center, scale = standardisation(features if real is None else features[torch.as_tensor(real)])
-    moved = (features - torch.from_numpy(center)) / torch.from_numpy(scale)
+        moved = (features - torch.from_numpy(center)).div_(torch.from_numpy(scale))
     heads: dict[int, LinearHead] = {}
     for cosine, arms, block in _blocks(jobs):
         x = F.normalize(moved, dim=1) if cosine else moved
-        update = _Update(optimiser, lr / float(x.square().sum(1).mean()), momentum, weight_decay)
+        rate = lr
+        if optimiser == "sgd":
+            known = x if real is None else x[torch.as_tensor(real)]
+            rate *= len(known) / float(known.norm().square())
+        update = _Update(optimiser, rate, momentum, weight_decay)
         weight, bias = _train_block(x, [jobs[index] for index in block], arms, update, cosine)
         if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
             raise Refusal(f"training of linear heads diverged: lower the learning rate (it is {lr})")
         for at, index in enumerate(block):
             rows = weight[at]
             if cosine:  # the loss multiplies cosines by its own scale: so does the head
-                rows = F.normalize(rows, dim=1) * float(getattr(jobs[index].loss, "scale", 1.0))
+                rows = F.normalize(rows, dim=1) * _scale(jobs[index].loss)
             heads[index] = LinearHead(rows.numpy(), bias[at].numpy(), center, scale, normalise=cosine)
     return [heads[index] for index in range(len(jobs))]
+
+
+def _scale(loss: Any) -> float:
+    """The factor a loss gives to cosines; wrappers (weights, deferral) keep it in the loss they wrap."""
+    while not hasattr(loss, "scale") and (
+        inner := getattr(loss, "loss", None) or getattr(loss, "first", None)
+    ):
+        loss = inner
+    return float(getattr(loss, "scale", 1.0))
 
 
 def _blocks(jobs: Sequence[HeadJob]) -> list[tuple[bool, int, list[int]]]:
@@ -181,36 +191,55 @@ class _Update:
 
 
 @dataclass(frozen=True)
+class _Table:
+    """Distinct per-row arrays of several jobs, one below the other; jobs that share an array share its place."""
+
+    values: Tensor  # (U * N, ...)
+    offset: Tensor  # (G, 1) where each job's array begins
+
+    @classmethod
+    def of(cls, arrays: Sequence[np.ndarray], dtype: torch.dtype) -> _Table:
+        distinct = {id(array): array for array in arrays}
+        begins = {name: at * len(arrays[0]) for at, name in enumerate(distinct)}
+        values = torch.cat([torch.as_tensor(array, dtype=dtype) for array in distinct.values()])
+        return cls(values, torch.tensor([[begins[id(array)]] for array in arrays]))
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return self.values[rows + self.offset]
+
+
 class _Group:
-    """Jobs of a block that one call of the loss serves."""
+    """Jobs of a block that one call of the loss serves: same loss, same reduction."""
 
-    loss: Loss
-    where: Tensor  # (G,) positions in the block
-    stream: Tensor  # (G,) which stream of rows each of them reads
-    prior: Tensor  # (G, C)
-    moving: Sequence[tuple[int, Callable[[float], Any]]]  # priors that change with progress
-    table: Tensor  # (U * N,) labels or (U * N, C) soft: the distinct targets of these jobs, one below the other
-    offset: Tensor  # (G, 1) where the targets of each job begin in it
-    reduction: Reduction | None
-    groups: Tensor | None
+    def __init__(self, jobs: Sequence[HeadJob], members: list[int], arms: int) -> None:
+        mine = [jobs[index] for index in members]
+        first = mine[0]
+        self.loss, self.reduction = first.loss, first.reduction
+        self.where = torch.tensor(members)  # (G,) positions in the block
+        self.stream = self.where // arms  # (G,) which stream of rows each of them reads
+        self.moving = [(at, job.prior) for at, job in enumerate(mine) if callable(job.prior)]
+        priors = [job.prior(0.0) if callable(job.prior) else job.prior for job in mine]
+        self.prior = torch.stack([torch.as_tensor(prior, dtype=torch.float32) for prior in priors])  # (G, C)
+        self.soft = np.ndim(first.targets) == 2
+        self.targets = _Table.of([job.targets for job in mine], torch.float32 if self.soft else torch.int64)
+        self.groups = None if first.groups is None else torch.as_tensor(first.groups, dtype=torch.int64)
+        self.state = self.reduction.start(self.groups)  # trials get a state each with the first losses
 
-    def slope(self, logits: Tensor, rows: Tensor, progress: float, state: Any) -> tuple[Tensor, Any]:
+    def slope(self, logits: Tensor, rows: Tensor, progress: float) -> Tensor:
         """Gradient of every job's objective in its logits (G, B, C); `rows` is (S, B)."""
         rows = rows[self.stream]
-        targets = self.table[rows + self.offset]
-        if self.table.ndim == 1:
+        targets = self.targets[rows]
+        if not self.soft:
             targets = torch.zeros_like(logits).scatter_(-1, targets[..., None], 1.0)
         for at, prior in self.moving:
             self.prior[at] = torch.as_tensor(prior(progress), dtype=torch.float32)
         with torch.enable_grad():
             logits.requires_grad_()
             losses = self.loss(logits, targets, self.prior, progress)
-            if self.reduction is None:
-                each = torch.full_like(losses, 1 / losses.shape[-1])
-                return torch.autograd.grad(losses, logits, each)[0], None
-            groups = None if self.groups is None else self.groups[rows[0]]
-            total, state = self.reduction(losses[0], groups, state)
-            return torch.autograd.grad(total, logits)[0], state
+            groups = None if self.groups is None else self.groups[rows]
+            total, self.state = self.reduction(losses, groups, self.state)
+            (slope,) = torch.autograd.grad(total, logits, torch.ones_like(total))
+        return slope
 
 
 def _groups(jobs: Sequence[HeadJob], arms: int) -> list[_Group]:
@@ -218,32 +247,13 @@ def _groups(jobs: Sequence[HeadJob], arms: int) -> list[_Group]:
     for index, job in enumerate(jobs):
         for members in found:
             first = jobs[members[0]]
-            alike = (first.loss is job.loss or first.loss == job.loss) and first.reduction is job.reduction is None
+            alike = (first.loss, first.reduction) == (job.loss, job.reduction) and first.groups is job.groups
             if alike and np.shape(first.targets) == np.shape(job.targets):
                 members.append(index)
                 break
         else:
             found.append([index])
-    return [_group(jobs, members, arms) for members in found]
-
-
-def _group(jobs: Sequence[HeadJob], members: list[int], arms: int) -> _Group:
-    first = jobs[members[0]]
-    distinct = {id(jobs[index].targets): jobs[index].targets for index in members}
-    begins = {name: at * len(first.targets) for at, name in enumerate(distinct)}
-    kind = torch.int64 if np.ndim(first.targets) == 1 else torch.float32
-    priors = [jobs[index].prior for index in members]
-    return _Group(
-        loss=first.loss,
-        where=torch.tensor(members),
-        stream=torch.tensor(members) // arms,
-        prior=torch.stack([torch.as_tensor(p(0.0) if callable(p) else p, dtype=torch.float32) for p in priors]),
-        moving=[(at, prior) for at, prior in enumerate(priors) if callable(prior)],
-        table=torch.cat([torch.as_tensor(targets, dtype=kind) for targets in distinct.values()]),
-        offset=torch.tensor([[begins[id(jobs[index].targets)]] for index in members]),
-        reduction=first.reduction,
-        groups=None if first.groups is None else torch.as_tensor(first.groups, dtype=torch.int64),
-    )
+    return [_Group(jobs, members, arms) for members in found]
 
 
 @torch.no_grad()
@@ -252,10 +262,11 @@ def _train_block(
 ) -> tuple[Tensor, Tensor]:
     """Weights (T, C, D) and biases (T, C); T = S streams of rows x A arms that read each."""
     trials, streams, dim = len(jobs), len(jobs) // arms, x.shape[1]
-    rows = torch.stack([torch.as_tensor(job.rows, dtype=torch.int64) for job in jobs[::arms]], 1)  # (steps, S, B)
+    rows = torch.stack(
+        [torch.as_tensor(job.rows, dtype=torch.int64) for job in jobs[::arms]], 1
+    )  # (steps, S, B)
     steps, _, batch = rows.shape
     groups = _groups(jobs, arms)
-    states = [group.reduction.start(group.groups) if group.reduction else None for group in groups]
     classes = groups[0].prior.shape[1]
     weight = torch.stack([_initial(job.seed, classes, dim) for job in jobs])
     weight = weight.view(streams, arms * classes, dim).transpose(1, 2).contiguous()  # (S, D, A C)
@@ -273,9 +284,8 @@ def _train_block(
             unit = weight / length
         flat = torch.baddbmm(bias, views, unit)
         logits = flat.view(streams, batch, arms, classes).transpose(1, 2).reshape(trials, batch, classes)
-        for at, group in enumerate(groups):
-            # A copy of its own: autograd must not see the other groups.
-            slope[group.where], states[at] = group.slope(logits[group.where], rows[step], step / steps, states[at])
+        for group in groups:
+            slope[group.where] = group.slope(logits[group.where], rows[step], step / steps)
         back = slope.view(streams, arms, batch, classes).transpose(1, 2).reshape(flat.shape)
         grad = torch.bmm(views.transpose(1, 2), back)
         if cosine:

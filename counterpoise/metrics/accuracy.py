@@ -123,29 +123,34 @@ def measure(
     label, predicted = np.asarray(label, np.int64), np.asarray(predicted, np.int64)
     table = confusion(label, predicted, n_classes)
     tested, claimed, hits = table.sum(1), table.sum(0), table.diagonal()
-    shown = np.flatnonzero(tested)
-    assert len(shown), "there are no test images to measure"
+    is_shown = tested > 0
+    assert is_shown.any(), "there are no test images to measure"
     correct = label == predicted
     share = table / np.maximum(tested, 1)[:, None]  # (true, predicted), rows sum to 1 where tested
     recall = share.diagonal()
-    seen = recall[shown]
+    seen = recall[is_shown]
     found = {
         "accuracy": float(correct.mean()),
         "balanced_accuracy": float(seen.mean()),
-        "macro_f1": float((2 * hits / np.maximum(tested + claimed, 1))[shown].mean()),
+        "macro_f1": float((2 * hits / np.maximum(tested + claimed, 1))[is_shown].mean()),
         "g_mean": float(np.exp(np.log(np.maximum(seen, FLOOR)).mean())),
         "dead_classes": float((seen == 0).sum()),
-        "untested_classes": float(n_classes - len(shown)),
+        "untested_classes": float(n_classes - is_shown.sum()),
         "worst_class": float(seen.min()),
         "worst_classes": worst_tenth(seen),
     }
-    bins = shot_bins(counts)
-    inside = {name: np.intersect1d(members, shown) for name, members in bins.items()}
-    found |= {name: float(recall[members].mean()) for name, members in inside.items() if len(members)}
-    tail = bins.get("few", bins.get("rarest", []))
-    head = np.setdiff1d(bins.get("many", []), tail).astype(int)
-    if len(shown_tail := np.intersect1d(tail, shown)) and len(head):
-        found["tail_to_head"] = float(share[np.ix_(shown_tail, head)].sum(1).mean())
+    bins = {
+        name: np.bincount(members, minlength=n_classes) > 0 for name, members in shot_bins(counts).items()
+    }
+    found |= {
+        name: float(recall[inside & is_shown].mean())
+        for name, inside in bins.items()
+        if (inside & is_shown).any()
+    }
+    tail = bins.get("few", bins.get("rarest", np.zeros(n_classes, bool)))
+    head = bins.get("many", np.zeros(n_classes, bool)) & ~tail
+    if (tail & is_shown).any() and head.any():
+        found["tail_to_head"] = float(share[tail & is_shown][:, head].sum(1).mean())
     if group is not None:
         found |= by_group(correct, np.asarray(group, np.int64), group_counts)
     found["nll"] = float(np.mean(nll))
@@ -155,7 +160,10 @@ def measure(
 
 def group_accuracy(correct: np.ndarray, group: np.ndarray) -> dict[int, float]:
     """Accuracy of each group that has test images."""
-    return {int(g): float(correct[group == g].mean()) for g in np.unique(group[group >= 0])}
+    known = group >= 0
+    tested = np.bincount(group[known])
+    hits = np.bincount(group[known], correct[known])
+    return {int(g): float(hits[g] / tested[g]) for g in np.flatnonzero(tested)}
 
 
 def by_group(

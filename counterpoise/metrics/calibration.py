@@ -10,10 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 BINS = 15
-TEMPERATURES = (
-    0.02,
-    50.0,
-)  # the range searched; a classifier that is never wrong on validation ends at the lower end
+TEMPERATURES = (1e-3, 1e3)  # the range searched
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[dict[str, float]]:
@@ -22,19 +19,18 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -
     assert confidence.shape == correct.shape, f"{confidence.shape} confidences, {correct.shape} answers"
     # Bin b holds (b/bins, (b+1)/bins], as in Guo et al. 2017; 0 itself belongs to the first.
     inside = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    rows = []
-    for b in np.unique(inside):
-        here = inside == b
-        rows.append(
-            {
-                "low": float(b / bins),
-                "high": float((b + 1) / bins),
-                "images": int(here.sum()),
-                "confidence": float(confidence[here].mean()),
-                "accuracy": float(correct[here].mean()),
-            }
-        )
-    return rows
+    images = np.bincount(inside, minlength=bins)
+    said, right = (np.bincount(inside, values, minlength=bins) for values in (confidence, correct))
+    return [
+        {
+            "low": float(b / bins),
+            "high": float((b + 1) / bins),
+            "images": int(images[b]),
+            "confidence": float(said[b] / images[b]),
+            "accuracy": float(right[b] / images[b]),
+        }
+        for b in np.flatnonzero(images)
+    ]
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
@@ -67,6 +63,8 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray, balanced: bool = Fals
     """The T that makes softmax(logits / T) most likely on validation (Guo et al. 2017, Section 4.2).
 
     `balanced` gives every class that is present the same weight, for a validation set that is uneven itself.
+    One more image, of which every label is equally likely, is counted in: without it a classifier that makes no
+    mistake on a small validation set would be told to be certain (Platt 1999 does the same with two classes).
     The likelihood is convex in 1/T, hence has one optimum over log T, which a bounded search finds.
     """
     logits, label = np.asarray(logits, np.float64), np.asarray(label, np.int64)
@@ -75,11 +73,13 @@ def fit_temperature(logits: np.ndarray, label: np.ndarray, balanced: bool = Fals
     if np.ptp(logits, axis=1).max() == 0:
         return 1.0  # every temperature says the same
     weight = 1 / np.bincount(label)[label] if balanced else np.ones(len(label))
-    weight = weight / weight.sum()
+    unknown = 1 / (len(label) + 1)
+    weight = weight / weight.sum() * (1 - unknown)
     rows = np.arange(len(label))
 
     def nll(log_t: float) -> float:
-        return float(-weight @ log_softmax(logits / np.exp(log_t), axis=1)[rows, label])
+        said = log_softmax(logits / np.exp(log_t), axis=1)
+        return float(-weight @ said[rows, label] - unknown * said.mean())
 
     bounds = tuple(np.log(TEMPERATURES))
     return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-5}).x))

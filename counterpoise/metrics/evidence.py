@@ -65,12 +65,18 @@ def sign_flip_p(x: np.ndarray) -> float:
 def bootstrap_interval(x: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """A wild bootstrap-t interval of the mean: mean +- q s/sqrt(n), q from t of the sign-flipped residuals.
 
-    Wu 1986, Liu 1988; for up to 20 pairs the bootstrap distribution is enumerated, not drawn. Chosen by coverage
-    of a true mean by the nominal 95 % interval, in 1,500 to 10,000 simulations each (Monte-Carlo error < .006):
+    Wu 1986, Liu 1988; for up to 20 pairs the bootstrap distribution is enumerated, not drawn. It was chosen by how
+    often a nominal 95 % interval covers the true mean, in % of 8,000 simulations (BCa 2,000, bootstrap-t 1,500):
 
-    | pairs | differences | BCa | bootstrap-t | this one | Student t |
+    | differences | pairs | BCa | bootstrap-t | this one | Student's t |
     |---|---|---|---|---|---|
-    COVERAGE
+    | normal | 5 | 83.9 | 94.7 | 96.1 | 95.1 |
+    | normal | 10 | 89.9 | 95.6 | 95.3 | 95.2 |
+    | heavy tails (t, 3 degrees) | 10 | 86.3 | 92.9 | 95.9 | 96.2 |
+    | worst of five classes, 20 images each | 10 | 90.6 | 94.1 | 95.1 | 95.1 |
+    | exponential, as skew as it gets | 10 | 88.0 | 94.5 | 89.5 | 90.0 |
+
+    BCa is far too narrow for the trials one can afford, and bootstrap-t is wide and breaks down where most pairs tie.
 
     One pair says nothing: the interval is infinite. Differences that are all equal leave no spread to resample:
     the interval is that one number, and the p value alone says how much it is worth.

@@ -42,6 +42,8 @@ def find(rows: Sequence[Row], arm: str, name: str) -> Row:
 def note(row: Row, m: int, alpha: float) -> str:
     """Why a row says "no evidence" although the interval, or the test, taken alone would say more."""
     if row["verdict"] == "no evidence" and (row["low"] > 0 or row["high"] < 0):
+        if row["hardest"] != row["against"]:
+            return f"{say(row['hardest'])}, as good on all classes, is not beaten here: p is {row['p_adjusted']:.3f}"
         return f"the interval alone is clear of zero, but p is {row['p_adjusted']:.3f} after Holm over {m} comparisons"
     if row["verdict"] == "no evidence" and row["p_adjusted"] <= alpha:
         return "the test alone says so, but the interval contains zero"

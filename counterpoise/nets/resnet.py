@@ -21,7 +21,9 @@ class _Block(nn.Module):
         self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
-        self.skip = nn.Conv2d(before, after, 1, stride, bias=False) if (before, stride) != (after, 1) else None
+        self.skip = (
+            nn.Conv2d(before, after, 1, stride, bias=False) if (before, stride) != (after, 1) else None
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         pre = F.relu(self.norm1(x))
@@ -32,7 +34,9 @@ class _Block(nn.Module):
 class ResNet(nn.Module):
     """Features of an image batch in [0, 1]; `head` turns them into logits."""
 
-    def __init__(self, channels: int, classes: int, widths: tuple[int, ...], blocks: int, cosine: bool) -> None:
+    def __init__(
+        self, channels: int, classes: int, widths: tuple[int, ...], blocks: int, cosine: bool
+    ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
         stages: list[nn.Module] = []

@@ -34,7 +34,9 @@ class SameClass:
     """Each sample starts from one real image of its own class, every image used as evenly as possible."""
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
-        return _plan(wanted, train, seed, lambda label, n, rng: (_evenly(train.of_class(label), n, rng), None))
+        return _plan(
+            wanted, train, seed, lambda label, n, rng: (_evenly(train.of_class(label), n, rng), None)
+        )
 
 
 @part
@@ -55,12 +57,16 @@ class Neighbours:
             if len(rows) < 2:
                 return _evenly(rows, n, rng), None
             k = min(self.k, len(rows) - 1)
-            near = _without_self(NearestNeighbors(n_neighbors=k + 1).fit(train.vectors[rows]), train.vectors[rows])
+            near = _without_self(
+                NearestNeighbors(n_neighbors=k + 1).fit(train.vectors[rows]), train.vectors[rows]
+            )
             if self.kind == "smote":
                 picked = _evenly(np.arange(len(rows)), n, rng)
             else:
                 around = _without_self(everyone, train.vectors[rows], itself=rows)
-                picked = rng.permutation(np.repeat(np.arange(len(rows)), self.spread(train.labels[around] != label, n)))
+                picked = rng.permutation(
+                    np.repeat(np.arange(len(rows)), self.spread(train.labels[around] != label, n))
+                )
             return rows[picked], rows[near[picked, rng.integers(k, size=n)]]
 
         return _plan(wanted, train, seed, choose)
@@ -76,7 +82,9 @@ class Neighbours:
         return counts
 
 
-def _without_self(index: NearestNeighbors, points: np.ndarray, itself: np.ndarray | None = None) -> np.ndarray:
+def _without_self(
+    index: NearestNeighbors, points: np.ndarray, itself: np.ndarray | None = None
+) -> np.ndarray:
     """Neighbours of each point that is itself in the index, without the point (duplicates may stand in its place)."""
     found = index.kneighbors(points, return_distance=False)
     own = np.arange(len(points)) if itself is None else itself

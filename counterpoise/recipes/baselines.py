@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from counterpoise.classifiers.decoupling import CRT, LWS, NCM, PosthocLA, TauNorm
 from counterpoise.classifiers.groups import DFR
-from counterpoise.classifiers.losses import CE, LDAM, VS, BalancedSoftmax, ClassBalanced, Deferred, Focal, Weighted
-from counterpoise.classifiers.mixing import ClassBalancedSampling, Concatenate, GroupBalanced, Instance, Progressive, Sqrt
+from counterpoise.classifiers.losses import (
+    CE,
+    VS,
+    BalancedSoftmax,
+    ClassBalanced,
+    Deferred,
+    Focal,
+    Weighted,
+)
+from counterpoise.classifiers.mixing import (
+    ClassBalancedSampling,
+    Concatenate,
+    GroupBalanced,
+    Instance,
+    Progressive,
+    Sqrt,
+)
 from counterpoise.classifiers.robust import GroupDRO
 from counterpoise.classifiers.training import Training
 from counterpoise.data.augment import Crop, CutMix, Flip, RandAugment
@@ -43,11 +58,15 @@ def baselines(
     With `--backbone` classifiers are heads on its frozen features, without one they are small residual networks
     trained from scratch. `--all-arms` adds the rest of the family, `--groups` the arms that look at groups.
     """
-    network = Frozen(backbone=backbone, size=backbone_size) if backbone else SmallResNet(width=width, blocks=blocks)
+    network = (
+        Frozen(backbone=backbone, size=backbone_size) if backbone else SmallResNet(width=width, blocks=blocks)
+    )
     if steps is None:
         steps = 20 if smoke else 1000 if backbone else 300
     training = (
-        Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4) if backbone else Training(steps=steps, batch=batch)
+        Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4)
+        if backbone
+        else Training(steps=steps, batch=batch)
     )
     look = () if backbone else (Crop(), Flip())
     instance, balanced = Instance(), BalancedSoftmax()
@@ -89,7 +108,11 @@ def baselines(
             Fit("group_balanced", CE(), GroupBalanced(), look),
             Fit("group_dro", CE(), GroupBalanced(), look, reduction=GroupDRO()),
         ]
-        arms += [Arm("group_balanced", "group_balanced"), Arm("group_dro", "group_dro"), Arm("dfr", "ce", DFR())]
+        arms += [
+            Arm("group_balanced", "group_balanced"),
+            Arm("group_dro", "group_dro"),
+            Arm("dfr", "ce", DFR()),
+        ]
 
     budget, nearest = FillUp(to=fill_to), (("nearest_real", NearestReal()),)
     synthesis = [
@@ -97,7 +120,9 @@ def baselines(
         Synthesis("smote", Interpolate(), budget, Neighbours(), nearest, AtLeast("nearest_real", 0.02)),
     ]
     if not backbone:  # in feature space an augmented copy is the copy
-        synthesis.insert(1, Synthesis("oversample", Oversample(augment=look), budget, SameClass(), nearest, KeepAll()))
+        synthesis.insert(
+            1, Synthesis("oversample", Oversample(augment=look), budget, SameClass(), nearest, KeepAll())
+        )
     for item in synthesis:
         fits.append(Fit(item.name, balanced, instance, look, item.name, Concatenate()))
         arms.append(Arm(item.name, item.name, role="candidate" if item.name == "smote" else "control"))

@@ -21,9 +21,9 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from counterpoise.report import figures, pictures
+from counterpoise.report import figures, marks, pictures
 from counterpoise.report.facts import Facts as Facts
-from counterpoise.report.svg import plain
+from counterpoise.report.names import plain
 
 HERE = Path(__file__).parent
 WIDTHS = (760, 344)  # pixels of a drawing on a desktop and on a phone
@@ -117,7 +117,9 @@ def _tail(confusion: Mapping[str, Any]) -> dict[str, Any]:
     rest = [column for column in by_mass if column not in own]
     kept, left = own + rest[:room], rest[room:]
     names = [columns[column] for column in kept] + ([f"{len(left)} others"] if left else [])
-    folded = [np.hstack([s[:, kept], s[:, left].sum(1, keepdims=True)] if left else [s[:, kept]]) for s in shares]
+    folded = [
+        np.hstack([s[:, kept], s[:, left].sum(1, keepdims=True)] if left else [s[:, kept]]) for s in shares
+    ]
     found = [{"arm": arm["arm"], "shares": share.tolist()} for arm, share in zip(arms, folded, strict=True)]
     return {"rows": rows, "columns": names, "arms": found, "left_out": len(confusion["rows"]) - len(rows)}
 
@@ -150,7 +152,8 @@ def _galleries(galleries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             left_out += 1
             continue
         items = [
-            {**item, "uri": _picture(item["image"]), "near": _picture(item.get("nearest"))} for item in synthetic
+            {**item, "uri": _picture(item["image"]), "near": _picture(item.get("nearest"))}
+            for item in synthetic
         ]
         shown = [_picture(picture) for picture in real]
         every = [*shown, *(item[key] for item in items for key in ("uri", "near") if item[key])]
@@ -173,7 +176,11 @@ def duration(seconds: float) -> str:
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {round(whole % 3600 / 60)} min"
+    return (
+        f"{whole // 60} min {whole % 60} s"
+        if whole < 3600
+        else f"{whole // 3600} h {round(whole % 3600 / 60)} min"
+    )
 
 
 def chance(p: float | None) -> str:
@@ -184,9 +191,9 @@ def chance(p: float | None) -> str:
     return "" if p is None else "< 0.001" if p < 0.0005 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def both(draw: Any, *args: Any, **kwargs: Any) -> Markup:
+def both(draw: Any, *args: Any, widths: tuple[int, int] = WIDTHS, **kwargs: Any) -> Markup:
     """The wide and the narrow drawing of the same rows; the style sheet shows one of them."""
-    wide, narrow = (draw(*args, width=width, **kwargs) for width in WIDTHS)
+    wide, narrow = (draw(*args, width=width, **kwargs) for width in widths)
     # The drawings come from an XML serialiser, which escaped every name in them.
     return Markup(f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>')  # noqa: S704
 
@@ -195,7 +202,7 @@ def _environment() -> jinja2.Environment:
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    made.filters |= {"signed": figures.signed, "short": figures.short, "duration": duration, "chance": chance}
+    made.filters |= {"signed": marks.signed, "short": marks.short, "duration": duration, "chance": chance}
     made.globals |= {
         "both": both,
         "counts": figures.counts,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import re
-import unicodedata
 import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -20,6 +19,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+
+from counterpoise.report.names import plain
 
 P = ParamSpec("P")
 
@@ -52,42 +53,6 @@ SETTINGS = {
 #: What in a style attribute the page's own style sheet decides, or what is the default anyway.
 DROPPED = {"font-family", "stroke-miterlimit", "stroke-linejoin", "stroke-linecap"}
 
-#: Overrides and embeddings of the text direction: they would reorder the text around a name.
-BIDI = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-
-def plain(text: str) -> str:
-    """Text that is safe to lay out and to encode: one line, no control characters, no broken surrogates.
-
-    >>> plain("a\\tb\\x00c")
-    'a b�c'
-    """
-    return "".join(
-        " " if char in "\t\n\v\f\r\u2028\u2029" else "\ufffd" if _unprintable(char) else char for char in text
-    )
-
-
-def _unprintable(char: str) -> bool:
-    return unicodedata.category(char) in {"Cc", "Cs"} or char in BIDI or char in "\ufffe\uffff"
-
-
-def shorten(text: str, columns: int) -> str:
-    """The text cut to this many columns (wide letters take two), with an ellipsis where something is left out.
-
-    >>> shorten("a long name", 7), shorten("short", 7)
-    ('a long…', 'short')
-    """
-    text = plain(text)
-    widths = [0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text]
-    if sum(widths) <= columns and len(text) <= 4 * columns:
-        return text
-    kept, used = "", 1
-    for char, width in zip(text, widths, strict=True):
-        if used + width > columns or len(kept) > 3 * columns:
-            break
-        kept, used = kept + char, used + width
-    return kept.rstrip(" \u200d\ufe0f") + "…"
-
 
 def drawn(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
     """Make a function that returns (figure, what it shows in a sentence) return the finished SVG fragment."""
@@ -105,7 +70,9 @@ def drawn(draw: Callable[P, tuple[Figure, str]]) -> Callable[P, str]:
     return finished
 
 
-def sheet(width: float, height: float, left: float, right: float, top: float, bottom: float) -> tuple[Figure, Axes]:
+def sheet(
+    width: float, height: float, left: float, right: float, top: float, bottom: float
+) -> tuple[Figure, Axes]:
     """An empty figure of this many pixels and its one area, inset by these margins, without frame or ticks."""
     figure = Figure(figsize=(width / 72, height / 72), dpi=72)
     figure.patch.set_visible(False)

@@ -44,7 +44,9 @@ class NearestReal:
         return distances / max(self.threshold(batch.real), 1e-12), batch.real_ids[index]
 
 
-def nearest(x: np.ndarray, real: np.ndarray, skip_self: bool = False, chunk: int = 512) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    x: np.ndarray, real: np.ndarray, skip_self: bool = False, chunk: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
     """Euclidean distance to, and place of, the nearest row of `real`; memory bounded by the chunk."""
     squares = (real**2).sum(1)
     distances, places = np.empty(len(x), np.float32), np.empty(len(x), np.int64)
@@ -55,5 +57,7 @@ def nearest(x: np.ndarray, real: np.ndarray, skip_self: bool = False, chunk: int
             gaps[np.arange(len(part_)), start + np.arange(len(part_))] = np.inf
         best = gaps.argmin(1)
         places[start : start + chunk] = best
-        distances[start : start + chunk] = np.linalg.norm(part_ - real[best], axis=1)  # exact: no cancellation near 0
+        distances[start : start + chunk] = np.linalg.norm(
+            part_ - real[best], axis=1
+        )  # exact: no cancellation near 0
     return distances, places

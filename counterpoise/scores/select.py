@@ -27,5 +27,10 @@ class AtLeast:
 
     def __call__(self, scores: Mapping[str, np.ndarray]) -> list[str | None]:
         if self.score not in scores:
-            raise ValueError(f"AtLeast looks at the score {self.score!r}; scores made: {', '.join(scores) or 'none'}")
-        return [None if value >= self.limit else f"{self.score} below {self.limit:g}" for value in scores[self.score]]
+            raise ValueError(
+                f"AtLeast looks at the score {self.score!r}; scores made: {', '.join(scores) or 'none'}"
+            )
+        return [
+            None if value >= self.limit else f"{self.score} below {self.limit:g}"
+            for value in scores[self.score]
+        ]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 
-from counterpoise.nets.backbones import Backbone, open_backbone
 from counterpoise.types import part
+
+if TYPE_CHECKING:
+    from counterpoise.nets.backbones import Backbone
 
 
 @part
@@ -38,4 +40,6 @@ class Frozen:
 
 @lru_cache(maxsize=1)
 def _opened(space: Frozen) -> Backbone:
+    from counterpoise.nets.backbones import open_backbone
+
     return open_backbone(space.backbone, revision=space.revision, size=space.size)

@@ -29,7 +29,9 @@ def quarantine(study: Study, unit: str) -> None:
 
 def count_classes(study: Study, unit: str) -> None:
     n = len(study.classes)
-    counts = {role: np.bincount(study.labels(role), minlength=n) for role in ROLES} | {"train": study.counts()}
+    counts = {role: np.bincount(study.labels(role), minlength=n) for role in ROLES} | {
+        "train": study.counts()
+    }
     bins = {c: name for name, members in shot_bins(counts["train"]).items() for c in members}
     columns = {"label": np.arange(n), "name": study.classes, "bin": [bins[c] for c in range(n)]} | counts
     study.run.put_table(unit, tables.table(tables.CLASSES, columns))
@@ -45,13 +47,16 @@ def audit(study: Study, unit: str) -> None:
     counts = study.counts()
     there = counts[counts > 0]
     actions = Counter(
-        action for name in study.slices() for row in study.run.table(name, ["actions"])["actions"].to_pylist() for action in row or []
+        action
+        for name in study.slices()
+        for row in study.run.table(name, ["actions"])["actions"].to_pylist()
+        for action in row or []
     )
     same: dict[str, list[str]] = {}
     for uri, pixel_hash in zip(good["uri"].to_pylist(), good["pixel_hash"].to_pylist(), strict=True):
         same.setdefault(pixel_hash, []).append(uri)
     doubled = [members for members in same.values() if len(members) > 1]
-    leaks, disputed = overlaps(hashes, roles), conflicts(hashes, labels)
+    leaks, disputed = overlaps(hashes, roles), conflicts(hashes, [study.classes[label] for label in labels])
     notes = list(study.facts["notes"])
     for c, name in enumerate(study.classes):
         if not counts[c]:
@@ -72,17 +77,18 @@ def audit(study: Study, unit: str) -> None:
         "formats": dict(Counter(good["format"].to_pylist()).most_common()),
         "actions": dict(actions.most_common()),
         "brightness": {"mean": _mean(good["mean"]), "std": _mean(good["std"])},
-        "duplicates": _listed(doubled),
+        "duplicates": doubled[:MOST_LISTED],
         "duplicated": len(doubled),
-        "leaks": _listed([{"uris": [uris[i] for i in rows], "splits": [roles[i] for i in rows]} for rows in leaks]),
-        "conflicts": _listed([{"uris": [uris[i] for i in rows], "labels": [study.classes[labels[i]] for i in rows]} for rows in disputed]),
+        "leaks": [
+            {"uris": [uris[i] for i in twins.rows], "splits": twins.values} for twins in leaks[:MOST_LISTED]
+        ],
+        "conflicts": [
+            {"uris": [uris[i] for i in twins.rows], "labels": twins.values}
+            for twins in disputed[:MOST_LISTED]
+        ],
         "notes": notes,
     }
     study.run.put_json(unit, found)
-
-
-def _listed(rows: list) -> list:
-    return rows[:MOST_LISTED]
 
 
 def _mean(column: pa.ChunkedArray) -> float:
@@ -92,7 +98,8 @@ def _mean(column: pa.ChunkedArray) -> float:
 def _dimensions(good: pa.Table) -> dict[str, list[int]]:
     """Smallest, median and largest width and height."""
     return {
-        side: [int(v) for v in np.quantile(good[side].to_numpy(), (0, 0.5, 1), method="nearest")] for side in ("width", "height")
+        side: [int(v) for v in np.quantile(good[side].to_numpy(), (0, 0.5, 1), method="nearest")]
+        for side in ("width", "height")
     }
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from scipy.special import log_softmax
 
 from counterpoise import tables
-from counterpoise.data.pixels import Rows
 from counterpoise.classifiers.training import features_of
+from counterpoise.data.pixels import Rows
 from counterpoise.encoding import encode_unit
 from counterpoise.metrics.accuracy import measure, per_class, slices
 from counterpoise.metrics.calibration import fit_temperature
@@ -49,7 +49,9 @@ def predict(study: Study, unit: str) -> None:
         features = vectors if net is None else features_of(net, Rows.of(vectors)).numpy()
         for arm in study.recipe.arms_of(fit):
             logits = file.head(trial, arm.name).logits(features)
-            temperature = fit_temperature(file.val_logits(trial, arm.name), study.labels("val"), balanced=True)
+            temperature = fit_temperature(
+                file.val_logits(trial, arm.name), study.labels("val"), balanced=True
+            )
             said = log_softmax(logits, 1)
             columns = {
                 "arm": [arm.name] * len(labels),
@@ -86,7 +88,12 @@ def summarise(study: Study, unit: str) -> None:
             "classes": _recalls(study, predictions),
             "validation": [_validation(study, source, arm.name, t) for t in range(study.recipe.trials.n)],
             "prior": np.mean([p for note in notes for p in note["prior"].values()], 0).round(6).tolist(),
-            "chosen": [note["chosen"][key] for note in notes for key in note["chosen"] if key.split("/")[1] == arm.name],
+            "chosen": [
+                note["chosen"][key]
+                for note in notes
+                for key in note["chosen"]
+                if key.split("/")[1] == arm.name
+            ],
         }
     study.run.put_json(unit, {"classes": study.classes, "counts": study.counts().tolist(), "arms": arms})
 
@@ -96,12 +103,18 @@ def _measured(study: Study, predictions: pa.Table, trial: int) -> dict[str, floa
     read = {name: mine[name].to_numpy() for name in ("label", "predicted", "confidence", "calibrated", "nll")}
     groups = mine["group"].to_numpy() if study.groups else None
     trained = study.group_ids("train")
-    counts = None if trained is None else np.bincount(trained[study.draw_rows(study.draw_of(trial))], minlength=len(study.groups))
+    counts = (
+        None
+        if trained is None
+        else np.bincount(trained[study.draw_rows(study.draw_of(trial))], minlength=len(study.groups))
+    )
     n = len(study.classes)
     found = measure(
         read["label"], read["predicted"], read["confidence"], read["nll"], groups, study.counts(), n, counts
     )
-    after = measure(read["label"], read["predicted"], read["calibrated"], read["nll"], groups, study.counts(), n, counts)
+    after = measure(
+        read["label"], read["predicted"], read["calibrated"], read["nll"], groups, study.counts(), n, counts
+    )
     return found | {"ece_calibrated": after["ece"]}
 
 
@@ -112,7 +125,10 @@ def _means(trials: list[dict[str, float]]) -> dict[str, float]:
 def _recalls(study: Study, predictions: pa.Table) -> list[dict[str, Any]]:
     """Per class over all trials together."""
     return per_class(
-        predictions["label"].to_numpy(), predictions["predicted"].to_numpy(), study.counts(), len(study.classes)
+        predictions["label"].to_numpy(),
+        predictions["predicted"].to_numpy(),
+        study.counts(),
+        len(study.classes),
     )
 
 

@@ -7,7 +7,11 @@ from counterpoise.study import Lot, Study, rows_of
 
 
 def units(study: Study) -> list[str]:
-    return [f"{lot.generator}/done.json" for lot in study.lots() if study.synthesis(lot.synthesis).generator.learns]
+    return [
+        f"{lot.generator}/done.json"
+        for lot in study.lots()
+        if study.synthesis(lot.synthesis).generator.learns
+    ]
 
 
 def work(study: Study, unit: str) -> None:

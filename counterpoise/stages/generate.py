@@ -23,7 +23,9 @@ def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
     plan = study.run.table(lot.plan)
     rows = plan.filter(np.asarray(plan["shard"]) == int(Path(unit).stem)).to_pylist()
-    sample = study.synthesis(lot.synthesis).generator.load(study.run / lot.generator, Context(real_rows(study)))
+    sample = study.synthesis(lot.synthesis).generator.load(
+        study.run / lot.generator, Context(real_rows(study))
+    )
     made: list[dict] = []
     shape: list[int] = []
     dtype = "uint8"

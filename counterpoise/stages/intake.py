@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from counterpoise import tables
 from counterpoise.data.intake import Intake, fit, intake, pixel_hash
+from counterpoise.recipe import Data
 from counterpoise.stages.stage import Step
 from counterpoise.study import LISTING, ROWS_PER_SLICE, Study
 from counterpoise.types import Refusal
@@ -34,13 +35,12 @@ def list_source(study: Study, unit: str) -> None:
     found = tables.meta(listing)
     if not len(listing):
         raise Refusal(f"no image was found in {source}: " + "; ".join(found["notes"] + ["nothing to study"]))
-    shape = settle_shape(study, source, listing)
+    shape = settle_shape(study.recipe.data, source, listing)
     study.run.put_table(unit, tables.with_meta(listing, found | shape | {"state": source.state()}))
 
 
-def settle_shape(study: Study, source: Any, listing: pa.Table) -> dict[str, int]:
+def settle_shape(data: Data, source: Any, listing: pa.Table) -> dict[str, int]:
     """The working size (most images' shorter side, at most 64) and whether there is any colour, from a sample."""
-    data = study.recipe.data
     rows = np.unique(np.linspace(0, len(listing) - 1, min(PEEK, len(listing))).astype(int))
     seen = [decode(item, "") for item in source.read(listing.take(rows))]
     good = [one for one in seen if one.pixels is not None]
@@ -157,7 +157,9 @@ def _codes(names: Sequence[str | None]) -> tuple[np.ndarray | None, list[str]]:
 def _check(labels: np.ndarray, roles: np.ndarray, draws: Iterable[np.ndarray], classes: list[str]) -> None:
     for role in ("val", "test"):
         if not (roles == role).any():
-            raise Refusal(f"there are no {role} images: too few images per class to hold any out (asked for by --{role})")
+            raise Refusal(
+                f"there are no {role} images: too few images per class to hold any out (asked for by --{role})"
+            )
     for rows in draws:
         if len(np.unique(labels[rows])) < 2:
             raise Refusal(

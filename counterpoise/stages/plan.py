@@ -23,10 +23,14 @@ def work(study: Study, unit: str) -> None:
     # Seeds name the draw and the round, not the synthesis: two generators fed the same plan share their luck.
     train = TrainRows(ids, labels, groups, flat(rows.raw(np.arange(len(rows)))))
     plan = synthesis.pairing(wanted, train, study.seed("plan", lot.draw, lot.round))
-    plan = plan.sort_by([("strength", "ascending"), ("request_id", "ascending")])  # a batch has one noise ladder
+    plan = plan.sort_by(
+        [("strength", "ascending"), ("request_id", "ascending")]
+    )  # a batch has one noise ladder
     size = study.recipe.rows_per_shard
     shards = np.arange(len(plan)) // size
-    plan = plan.set_column(plan.schema.get_field_index("shard"), tables.PLAN.field("shard"), [shards.astype(np.int32)])
+    plan = plan.set_column(
+        plan.schema.get_field_index("shard"), tables.PLAN.field("shard"), [shards.astype(np.int32)]
+    )
     meta = {"shards": int(shards[-1]) + 1 if len(plan) else 0, "wanted": wanted.tolist()}
     study.run.put_table(unit, tables.with_meta(plan, meta))
 

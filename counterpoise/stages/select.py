@@ -44,7 +44,12 @@ def work(study: Study, unit: str) -> None:
     }
     kept = {i for i, reason in zip(columns["request_id"].to_pylist(), drop, strict=True) if reason is None}
     _write_kept(study, lot.kept, files, kept)
-    funnel = {"asked": len(plan), "made": len(plan) - len(failed), "kept": len(kept), "dropped": Counter(filter(None, drop))}
+    funnel = {
+        "asked": len(plan),
+        "made": len(plan) - len(failed),
+        "kept": len(kept),
+        "dropped": Counter(filter(None, drop)),
+    }
     study.run.put_table(unit, tables.table(tables.SELECTION, columns, {"funnel": funnel}))
 
 

@@ -14,4 +14,3 @@ class Step:
 
     units: Callable[[Study], list[str]]
     work: Callable[[Study, str], None]
-

@@ -2,7 +2,8 @@
 
 Each study is a long tail of Gaussian classes with its own means; each of its 10 trials fits every arm by weighted
 linear discriminant analysis, with random row weights in the place of an order seed. The candidates are copies of the
-real rows, so that nothing can be gained or lost by them, unless an effect is planted.
+real rows, so that nothing can be gained or lost by them, unless an effect is planted. `logit_adjustment` corrects by
+half only: about as good overall, but it divides its errors otherwise, which must not make a candidate "help the few".
 """
 
 from __future__ import annotations
@@ -73,8 +74,11 @@ def study(number: int, effect: float = 0.0) -> dict:
         "shuffled_copies": (share, flat),
     }
     results, validation = {}, {}
+    shared = rng.exponential(
+        size=(TRIALS, len(LABEL))
+    )  # trials are paired: half of the order is the trial's own
     for arm, (weight, prior) in tuned.items():
-        order = rng.exponential(size=(TRIALS, len(LABEL))) + 0.3  # kept off zero: a class may have six rows
+        order = shared + rng.exponential(size=(TRIALS, len(LABEL)))
         model = fit(x, weight * order, prior / prior.sum())
         moved = effect if ROLES[arm] == "candidate" else 0.0
         predicted = nudge(predict(model, test), TEST, moved, rng)
@@ -116,16 +120,21 @@ def test_where_nothing_is_planted_help_is_claimed_in_at_most_a_twentieth(null):
     rate, low, high = share([claimed(verdict, "helps") for verdict in null])
     print(f"null: helps on any slice in {rate:.1%} [{low:.1%}, {high:.1%}]")
     assert low <= 0.05, f"'helps' in {rate:.1%} of the studies"
-    assert all(verdict["family"]["comparisons"] == 14 for verdict in null)
+    assert all(verdict["family"]["comparisons"] == 12 for verdict in null)
     assert len({verdict["opponent"] for verdict in null}) > 1, "the opponent is chosen anew in every study"
 
 
 def test_the_null_is_a_hard_one(null):
     """The candidates are as good as the opponent, so that the test above is not passed by arms that lose anyway."""
-    on_all = [row["mean"] for v in null for row in v["comparisons"] if row["claim"] and row["slice"] == "all"]
-    assert abs(np.mean(on_all)) < 0.004
-    raw = [row["p"] <= 0.05 for v in null for row in v["comparisons"] if row["claim"] and row["slice"] == "all"]
-    assert 0.02 < np.mean(raw) < 0.10, "one comparison alone, uncorrected, should err in about a twentieth"
+    level = [v for v in null if v["opponent"] in ("balanced_softmax", "oversample")]
+    on_all = [row for v in level for row in v["comparisons"] if row["claim"] and row["slice"] == "all"]
+    assert abs(np.mean([row["mean"] for row in on_all])) < 0.002
+    raw = np.mean([row["p"] <= 0.05 for row in on_all])
+    print(f"null: p <= .05 on all classes, uncorrected, in {raw:.1%} of {len(on_all)}")
+    assert 0.02 < raw < 0.09, "one comparison alone, uncorrected, should err in about a twentieth"
+    other = [v for v in null if v["opponent"] == "logit_adjustment"]
+    few = [row for v in other for row in v["comparisons"] if row["claim"] and row["slice"] == "few"]
+    assert np.mean([row["p"] <= 0.05 for row in few]) > 0.3, "here, beating the opponent alone proves nothing"
 
 
 def test_cheap_arms_that_do_help_are_still_found(null):

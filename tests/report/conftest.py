@@ -49,7 +49,9 @@ def verdict(rng: np.random.Generator) -> dict[str, Any]:
             p = 0.00195 if verdict != "no evidence" else 0.31
             slices[name] = {"value": (91.2, 98.1, 93.0, 82.5, 71.0)[at] + mean}
             if role != "opponent":
-                slices[name] |= dict(mean=mean, low=low, high=high, p=p, p_holm=min(1, p * 10), verdict=verdict)
+                slices[name] |= dict(
+                    mean=mean, low=low, high=high, p=p, p_holm=min(1, p * 10), verdict=verdict
+                )
         rows.append({"arm": arm, "role": role, "slices": slices})
     chosen = rows[-1]["slices"]["all classes"]
     interval = f"{chosen['low']:.1f} to {chosen['high']:.1f}"
@@ -69,7 +71,9 @@ def verdict(rng: np.random.Generator) -> dict[str, Any]:
             "A test set of more than 540 images: the interval's lower end is half a point from zero.",
             "Another way of cutting the tail: all ten trials share one list of rare classes.",
         ],
-        "missing_variance": ["The generator's seed was drawn once per trial, the data split only three times."],
+        "missing_variance": [
+            "The generator's seed was drawn once per trial, the data split only three times."
+        ],
         "trials": 10,
         "draws": 10_000,
         "opponent": "balanced softmax",
@@ -92,7 +96,9 @@ def realistic() -> dict[str, Any]:
         synthetic = []
         for at in range(12):
             first, second = real[rng.integers(12)], real[rng.integers(12, 40)]
-            made = np.round(0.45 * first + 0.55 * second).astype(np.uint8) if at not in {3, 8} else first.copy()
+            made = (
+                np.round(0.45 * first + 0.55 * second).astype(np.uint8) if at not in {3, 8} else first.copy()
+            )
             distance = float(np.abs(made.astype(float) - first).mean() / 255)
             kept = at not in {3, 8}
             synthetic.append(
@@ -105,7 +111,10 @@ def realistic() -> dict[str, Any]:
 
     def confused(recalls: list[float]) -> list[list[int]]:
         return [
-            [round(54 * (r / 100 if c == k else (1 - r / 100) * (0.7 if c == (k + 3) % 10 else 0.0375))) for c in range(10)]
+            [
+                round(54 * (r / 100 if c == k else (1 - r / 100) * (0.7 if c == (k + 3) % 10 else 0.0375)))
+                for c in range(10)
+            ]
             for k, r in zip((9, 8, 7), recalls[:6:-1], strict=True)
         ]
 
@@ -183,7 +192,10 @@ def realistic() -> dict[str, Any]:
 
 def hostile() -> dict[str, Any]:
     """The realistic facts, with every name and every free text replaced by a hostile one."""
-    renamed = {str(digit): name for digit, name in enumerate(HOSTILE)} | {"interpolate": HOSTILE[0], "plain": HOSTILE[6]}
+    renamed = {str(digit): name for digit, name in enumerate(HOSTILE)} | {
+        "interpolate": HOSTILE[0],
+        "plain": HOSTILE[6],
+    }
 
     def rename(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):

@@ -45,22 +45,24 @@ def commit(path: Path, write: Callable[[BinaryIO], object], scratch: Path | None
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-        _sync_folder(path.parent)
-        return True
+        return _publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _publish(temporary: Path, path: Path) -> bool:
+    """Link a finished file to its final name, unless something is there; fsync the folder that now names it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    handle = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+    return True
 
 
 def _to_json(value: Any) -> bytes:
@@ -89,11 +91,15 @@ class Run:
             raise Refusal(f"{path} is not a run directory: it has no {MARKER}")
         found = run.json(MARKER).get("layout")
         if found != LAYOUT:
-            raise Refusal(f"{path} has layout {found}, this version reads layout {LAYOUT}: use the version that made it")
+            raise Refusal(
+                f"{path} has layout {found}, this version reads layout {LAYOUT}: use the version that made it"
+            )
         return run
 
     @classmethod
-    def create(cls, path: str | Path, recipe: Mapping[str, Any], begun: Callable[[Run, str], str | None]) -> Run:
+    def create(
+        cls, path: str | Path, recipe: Mapping[str, Any], begun: Callable[[Run, str], str | None]
+    ) -> Run:
         """A new run, or the same one again. `begun(run, field)` names the stage that already used a field, if any.
 
         Settings that changed under artefacts which depend on them are refused, naming the field.
@@ -113,7 +119,9 @@ class Run:
             body = {"layout": LAYOUT, "recipe": recipe}
             run.put_json(MARKER, body)
         except OSError as error:
-            raise Refusal(f"{path} cannot be written: {error.strerror}. Name another directory with --to") from None
+            raise Refusal(
+                f"{path} cannot be written: {error.strerror}. Name another directory with --to"
+            ) from None
         old = cls.open(path).json(MARKER)["recipe"]
         changed = differences(old, dict(recipe))
         for field, was, now in changed:
@@ -141,6 +149,31 @@ class Run:
         """A memory-mapped array: only the rows that are looked at are read."""
         return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
 
+    # --- what came out -------------------------------------------------------------------------------------
+
+    @property
+    def verdict(self) -> dict[str, Any]:
+        return self.json("verdict.json")
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        return self.json("metrics.json")
+
+    def predictions(self, arm: str = "") -> pa.Table:
+        """Every test prediction of every trial, of one arm or of all."""
+        files = sorted((self.path / "evaluate").glob("*/*.parquet"))
+        found = pa.concat_tables([tables.read(file) for file in files])
+        return found if not arm else found.filter(np.asarray(found["arm"]) == arm)
+
+    def images(self, role: str = "train") -> tuple[np.ndarray, pa.Table]:
+        """The decoded images of a role, memory-mapped, and their manifest, row by row."""
+        return self.array(f"data/{role}/pixels.npy"), self.table(f"data/{role}/manifest.parquet")
+
+    def samples(self, synthesis: str, draw: int = 0, round_: int = 0) -> tuple[np.ndarray, pa.Table]:
+        """The kept samples of a synthesis, and the selection they were kept by."""
+        place = f"selected/round_{round_}/{synthesis}/draw_{draw}"
+        return self.array(f"{place}.npy"), self.table(f"{place}.parquet")
+
     # --- writing -------------------------------------------------------------------------------------------
 
     def put(self, name: str, write: Callable[[BinaryIO], object]) -> bool:
@@ -163,31 +196,27 @@ class Run:
         """An array filled piece by piece on disk, never whole in memory; it appears when the block ends."""
         from numpy.lib.format import open_memmap
 
+        if 0 in shape:  # an empty file cannot be mapped
+            yield (empty := np.zeros(shape, dtype))
+            self.put_array(name, empty)
+            return
         folder = self.path / SCRATCH
         folder.mkdir(exist_ok=True)
         handle, temporary = tempfile.mkstemp(suffix=".tmp", dir=folder)
-        os.close(handle)
         try:
-            if 0 in shape:
-                array = np.zeros(shape, dtype)
-                yield array
-                np.save(open(temporary, "wb"), array)  # noqa: SIM115 - the name matters, not the handle
-            else:
-                mapped = open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
-                yield mapped
-                mapped.flush()
-                del mapped
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            target = self.path / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                os.link(temporary, target)
-            except FileExistsError:
-                return
-            _sync_folder(target.parent)
+            mapped = open_memmap(temporary, mode="w+", dtype=dtype, shape=shape)
+            yield mapped
+            mapped.flush()
+            os.fsync(handle)
+            _publish(Path(temporary), self.path / name)
         finally:
+            os.close(handle)
             Path(temporary).unlink(missing_ok=True)
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Add a line to what happened. Nothing is decided by the log; it tells what the work cost."""
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
 
     def _replace_json(self, name: str, value: Any) -> None:
         fresh = self.path / SCRATCH / f"{name}.{secrets.token_hex(4)}.tmp"

@@ -1,0 +1,64 @@
+"""What a run will cost, before anything is made: rows are counted, one training step is timed, the rest is arithmetic."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from counterpoise import tables
+from counterpoise.pipeline import default_processes
+from counterpoise.recipe import Recipe
+from counterpoise.stages.intake import settle_shape
+from counterpoise.types import describe
+
+
+def estimate(recipe: Recipe) -> dict[str, Any]:
+    listing = recipe.data.source.listing()
+    shape = settle_shape(recipe.data, recipe.data.source, listing)
+    classes = max(len(tables.meta(listing)["classes"]), 2)
+    counts = np.unique(np.asarray(listing["label"].to_pylist(), dtype=object), return_counts=True)[1]
+    per_image = shape["size"] ** 2 * shape["channels"]
+    trainings = len(recipe.fits) * recipe.trials.n
+    samples = sum(int(item.budget(counts).sum()) for item in recipe.synthesis) * recipe.trials.draws
+    processes = default_processes()
+    if getattr(recipe.network, "frozen", False):
+        one = (
+            _time(lambda: recipe.network.encode(np.zeros((4, shape["size"], shape["size"], 3), np.uint8))) / 4
+        )
+        training = len(listing) * one + trainings * recipe.training.steps * 5e-4
+    else:
+        training = trainings * recipe.training.steps * _step_seconds(recipe, shape, classes)
+    handling = len(listing) * 4e-4 + samples * 5e-4
+    return {
+        "recipe": describe(recipe),
+        "images": len(listing),
+        "classes": classes,
+        "size": shape["size"],
+        "trainings": trainings,
+        "steps": recipe.training.steps,
+        "samples_at_most": samples,
+        "bytes": int((2 * len(listing) + 2 * samples) * per_image + 1e6),
+        "seconds": round((training + handling) / processes + 10, 1),
+        "workers": processes,
+    }
+
+
+def _step_seconds(recipe: Recipe, shape: dict[str, int], classes: int) -> float:
+    torch.set_num_threads(1)
+    net = recipe.network(shape["channels"], classes, shape["size"], seed=0)
+    x = torch.rand(recipe.training.batch, shape["channels"], shape["size"], shape["size"])
+    y = torch.zeros(len(x), dtype=torch.long)
+    return 1.2 * _time(lambda: torch.nn.functional.cross_entropy(net(x), y).backward())  # a fifth for loading
+
+
+def _time(work) -> float:  # type: ignore[no-untyped-def]
+    work()
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds))

@@ -1,0 +1,382 @@
+"""Other people's image networks as frozen feature extractors; the only file that imports transformers, timm and open_clip.
+
+Names: ``hf:microsoft/resnet-18`` (a hub name or a folder), a bare folder, ``timm:convnext_tiny``,
+``openclip:ViT-B-32/laion2b_s34b_b79k``. Weights are safetensors unless pickle is allowed by name; remote code never
+runs. Features are what goes into the classifier, so that a linear head on them is a classifier of the same network.
+
+Nothing here knows labels of a study, caches or training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from counterpoise.types import Refusal
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+SETTINGS = ["config.json", "preprocessor_config.json"]
+SAFE = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+PICKLE = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+
+
+class Backbone(nn.Module):
+    """uint8 pixels (B, H, W, C) => features (B, dim) float32. Always in eval mode, without gradients."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        features: Callable[[Tensor], Tensor],
+        content: bytes,
+        size: tuple[int, int],
+        mean: Sequence[float],
+        std: Sequence[float],
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.net = net.eval().requires_grad_(False)
+        self.features = features
+        self.size, self.mean, self.std, self.bf16 = size, tuple(mean), tuple(std), bf16
+        self.register_buffer("_mean", torch.tensor(self.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("_std", torch.tensor(self.std).view(1, -1, 1, 1), persistent=False)
+        settings = json.dumps([size, self.mean, self.std, bf16]).encode()
+        #: Changes with the weights, the architecture and the preprocessing: the key of a feature cache.
+        self.digest = hashlib.blake2b(content + settings, digest_size=16).hexdigest()
+        self.dim = int(self(torch.zeros(1, *size, len(self.mean), dtype=torch.uint8)).shape[1])
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Frozen: batch statistics never move, whatever holds this says."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        assert pixels.dtype == torch.uint8 and pixels.ndim == 4, (
+            f"uint8 (B, H, W, C), not {pixels.dtype} {pixels.shape}"
+        )
+        x = pixels.to(self._mean.device).permute(0, 3, 1, 2).float()  # type: ignore[union-attr, arg-type]
+        if x.shape[1] == 1:
+            x = x.expand(-1, len(self.mean), -1, -1)
+        if x.shape[2:] != self.size:
+            x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
+        x = (x / 255 - self._mean) / self._std  # type: ignore[operator]
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
+            found = self.features(x)
+        return found.flatten(1).float()
+
+
+def open_backbone(
+    name: str,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    size: int | None = None,
+    bf16: bool = False,
+) -> Backbone:
+    """The backbone of this name. ``size`` overrides the input resolution that its preprocessor asks for."""
+    kind, _, rest = name.partition(":")
+    if kind == "timm" and rest:
+        return _timm(rest, revision, size, bf16)
+    if kind == "openclip" and rest:
+        return _open_clip(rest, size, bf16)
+    if kind == "torch":
+        raise Refusal(
+            f"{name}: code named on the command line is not run; save the model as a transformers folder"
+        )
+    folder = _folder(name, revision, allow_pickle)
+    net, features = _hf(folder, allow_pickle)
+    return Backbone(net, features, _content(folder), *_preprocessing(folder, net.config, size), bf16)
+
+
+def replace_classifier(
+    name: str,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    labels: Sequence[str],
+    out: Path,
+    revision: str | None = None,
+    allow_pickle: bool = False,
+    size: int | None = None,
+) -> bool:
+    """Write a transformers folder whose logits are ``features @ weight.T + bias``; False if this network cannot say so.
+
+    ``weight`` (C, D) and ``bias`` (C,) act on raw features. `AutoModelForImageClassification.from_pretrained(out)` opens it.
+    """
+    if name.startswith(("timm:", "openclip:")):
+        return False
+    assert weight.shape[0] == len(bias) == len(labels), (
+        f"{weight.shape}, {len(bias)} biases, {len(labels)} labels"
+    )
+    folder = _folder(name, revision, allow_pickle)
+    net = _classifier(folder, allow_pickle)
+    where = _head(net) if net is not None else None
+    if net is None or where is None or net.get_submodule(where).in_features != weight.shape[1]:
+        return False
+    fresh = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        fresh.weight.copy_(torch.from_numpy(weight))
+        fresh.bias.copy_(torch.from_numpy(bias))
+    net.set_submodule(where, fresh)
+    net.config.id2label = dict(enumerate(labels))
+    # Two classes may share a name; the index is what counts.
+    net.config.label2id = {label: index for index, label in reversed(list(enumerate(labels)))}
+    net.save_pretrained(out)
+    (height, width), mean, std = _preprocessing(folder, net.config, size)
+    found = _json(folder / "preprocessor_config.json")
+    settings = {
+        "image_processor_type": found.get("image_processor_type", "ViTImageProcessor"),
+        "do_resize": True,
+        "size": {"height": height, "width": width},
+        "resample": 2,
+        "do_center_crop": False,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    (Path(out) / "preprocessor_config.json").write_text(
+        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
+    )
+    return True
+
+
+# --- transformers ------------------------------------------------------------------------------------------
+
+
+def _folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
+    """The local folder of a name, downloaded if it is a hub name, with only the files that are needed."""
+    plain = name.removeprefix("hf:")
+    folder = Path(plain).expanduser()
+    if not folder.is_dir():
+        if plain.startswith((".", "/", "~")) or plain.count("/") > 1 or ":" in plain:
+            raise Refusal(
+                f"there is no backbone {name!r}: name a folder that exists, hf:OWNER/NAME, timm:NAME or openclip:NAME/TAG"
+            )
+        folder = _download(plain, revision, SETTINGS + SAFE)
+        if allow_pickle and not _weights(folder):
+            folder = _download(plain, revision, SETTINGS + PICKLE)
+    if not (folder / "config.json").is_file():
+        raise Refusal(f"{name} has no config.json: it is not a transformers model folder")
+    weights = _weights(folder)
+    if not any(path.suffix == ".safetensors" for path in weights) and not (allow_pickle and weights):
+        raise Refusal(
+            f"{name} has no safetensors weights: choose another revision, or --allow-pickle if you trust its maker"
+        )
+    return folder
+
+
+def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
+    hub = _need("huggingface_hub", "hf")
+    try:
+        found = hub.snapshot_download(
+            name, revision=revision, allow_patterns=patterns, local_files_only=hub.is_offline_mode()
+        )
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise Refusal(
+            f"{name} cannot be had from the hub ({line}): check the name, or give a local folder"
+        ) from None
+    return Path(found)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The weight files that will be read: safetensors before pickle."""
+    safe = sorted(folder.glob("model*.safetensors"))
+    return safe or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _content(folder: Path) -> bytes:
+    return _hash(path for path in [folder / "config.json", *_weights(folder)])
+
+
+def _hash(paths: Iterable[Path]) -> bytes:
+    digest = hashlib.blake2b()
+    for path in paths:
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.digest()
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _load(auto: Any, folder: Path, allow_pickle: bool) -> Any:
+    safe = any(path.suffix == ".safetensors" for path in _weights(folder))
+    # A missing head is filled at random and never used; the global generator must not notice.
+    with torch.random.fork_rng(devices=[]):
+        try:
+            return auto.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=safe or not allow_pickle,
+                weights_only=True,
+                dtype=torch.float32,
+            )
+        except (ValueError, OSError, RuntimeError, KeyError) as error:
+            line = str(error).strip().splitlines()[0]
+            raise Refusal(f"transformers cannot open {folder} as an image model: {line}") from None
+
+
+def _classifier(folder: Path, allow_pickle: bool) -> Any | None:
+    """The network with its classifier, where transformers has such a class for it and it is no text-image pair."""
+    transformers = _need("transformers", "hf")
+    config = _config(folder)
+    if (
+        hasattr(config, "vision_config")
+        or type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    ):
+        return None
+    return _load(transformers.AutoModelForImageClassification, folder, allow_pickle)
+
+
+def _config(folder: Path) -> Any:
+    transformers = _need("transformers", "hf")
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, KeyError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise Refusal(f"{folder}/config.json is of no model that transformers knows: {line}") from None
+
+
+def _head(net: Any) -> str | None:
+    """The path of the one plain Linear that makes the logits, if that is how this network ends."""
+    outside = net.base_model_prefix + "."
+    names = [
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(outside)
+    ]
+    return (
+        names[0]
+        if len(names) == 1 and net.get_submodule(names[0]).out_features == net.config.num_labels
+        else None
+    )
+
+
+def _hf(folder: Path, allow_pickle: bool) -> tuple[Any, Callable[[Tensor], Tensor]]:
+    """The network and the function from normalised pixels to features."""
+    transformers = _need("transformers", "hf")
+    net = _classifier(folder, allow_pickle)
+    if net is not None and (where := _head(net)) is not None:
+        net.set_submodule(where, nn.Identity())  # the logits are now what the classifier would have seen
+        return net, lambda x: net(pixel_values=x).logits
+    auto = transformers.AutoModel
+    if "CLIPVisionModelWithProjection" in (_config(folder).architectures or []):
+        auto = transformers.CLIPVisionModelWithProjection
+    net = _load(auto, folder, allow_pickle)
+
+    def features(x: Tensor) -> Tensor:
+        found = net.get_image_features(x) if hasattr(net, "get_image_features") else net(pixel_values=x)
+        for name in ("image_embeds", "pooler_output"):
+            if (value := getattr(found, name, None)) is not None:
+                return value
+        last = found.last_hidden_state
+        return last.mean((2, 3)) if last.ndim == 4 else last.mean(1)
+
+    return net, features
+
+
+def _preprocessing(
+    folder: Path, config: Any, size: int | None
+) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
+    """(height, width), mean and std, by the preprocessor's settings, else the model's, else those of ImageNet."""
+    found = _json(folder / "preprocessor_config.json")
+    config = getattr(config, "vision_config", config)
+    wanted: Any = found.get("crop_size") if found.get("do_center_crop", "crop_size" in found) else None
+    wanted = size or wanted or found.get("size") or getattr(config, "image_size", None) or 224
+    if isinstance(wanted, Mapping):
+        edge = wanted.get("shortest_edge", 224)
+        wanted = (wanted.get("height", edge), wanted.get("width", edge))
+    height, width = wanted if isinstance(wanted, Sequence) else (wanted, wanted)
+    channels = getattr(config, "num_channels", 3)
+    mean, std = found.get("image_mean") or IMAGENET_MEAN, found.get("image_std") or IMAGENET_STD
+    if not found.get("do_normalize", True):
+        mean, std = (0.0,), (1.0,)
+    spread = [tuple(float(v) for v in (list(values) * channels)[:channels]) for values in (mean, std)]
+    return (int(height), int(width)), spread[0], spread[1]
+
+
+# --- extras ------------------------------------------------------------------------------------------------
+
+
+def _need(module: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Refusal(
+            f"this backbone needs {error.name or module}: pip install 'counterpoise[{extra}]'"
+        ) from None
+
+
+def _square(size: int | None, default: Any) -> tuple[int, int]:
+    default = default if isinstance(default, Sequence) else (default, default)
+    return (size, size) if size else (int(default[0]), int(default[1]))
+
+
+def _timm(name: str, revision: str | None, size: int | None, bf16: bool) -> Backbone:
+    timm = _need("timm", "timm")
+    hub = _need("huggingface_hub", "timm")
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise Refusal(f"timm has no model {name!r}; near ones: {near or 'none'}")
+    net = timm.create_model(name, pretrained=False)
+    settings = net.pretrained_cfg
+    if not (repo := settings.get("hf_hub_id")):
+        raise Refusal(
+            f"timm:{name} has no weights on the hub, and others would be pickled: choose another model"
+        )
+    path = _hub_file(hub, repo, "model.safetensors", revision)
+    from safetensors.torch import load_file
+
+    net.load_state_dict(load_file(path))
+    net.reset_classifier(0)
+    content = name.encode() + _hash([path])
+    shape = _square(size, settings["input_size"][1:])
+    return Backbone(net, net, content, shape, settings["mean"], settings["std"], bf16)
+
+
+def _open_clip(name: str, size: int | None, bf16: bool) -> Backbone:
+    open_clip = _need("open_clip", "openclip")
+    model, _, tag = name.partition("/")
+    settings = open_clip.get_pretrained_cfg(model, tag)
+    if not settings:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise Refusal(f"openclip:{name}: open_clip knows for {model!r} the tags: {tags}")
+    path = Path(open_clip.download_pretrained(settings))
+    if path.suffix != ".safetensors":
+        raise Refusal(f"openclip:{name} has no safetensors weights: choose another tag")
+    net = open_clip.create_model(model, pretrained=str(path), require_pretrained=True)
+    mean, std = settings.get("mean") or CLIP_MEAN, settings.get("std") or CLIP_STD
+    return Backbone(
+        net,
+        net.encode_image,
+        name.encode() + _hash([path]),
+        _square(size, net.visual.image_size),
+        mean,
+        std,
+        bf16,
+    )
+
+
+def _hub_file(hub: ModuleType, repo: str, file: str, revision: str | None) -> Path:
+    try:
+        return Path(
+            hub.hf_hub_download(repo, file, revision=revision, local_files_only=hub.is_offline_mode())
+        )
+    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
+        line = str(error).strip().splitlines()[0]
+        raise Refusal(f"{repo}/{file} cannot be had from the hub: {line}") from None

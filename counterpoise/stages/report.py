@@ -1,0 +1,329 @@
+"""report: reads all of it; writes report.json (the facts, without pictures) and report.html (one self-contained page)."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from counterpoise.metrics.accuracy import confusion, shot_bins
+from counterpoise.report.facts import Facts
+from counterpoise.report.page import render
+from counterpoise.rundir import MARKER
+from counterpoise.stages.stage import Step
+from counterpoise.study import Lot, Study, rows_of
+from counterpoise.trials import TrialFile
+from counterpoise.types import describe, fingerprint
+
+MOST_CONFUSED = 8  # rare classes in the confusion table
+PICTURES = 6  # real and synthetic pictures per class
+GALLERY_CLASSES = 3
+MOST_QUARANTINED = 200
+
+
+def facts_of(study: Study) -> Facts:
+    """Everything the page says. A section whose facts do not exist is left out."""
+    recipe = study.recipe
+    metrics, verdict = study.run.json("metrics.json"), study.run.json("verdict.json")
+    after = _shown(study, metrics, verdict)
+    facts: Facts = {
+        "title": f"{recipe.name} on {_source(study)}",
+        "data": _source(study),
+        "recipe": recipe.name,
+        "made_at": time.strftime("%Y-%m-%d %H:%M"),
+        "version": version("counterpoise"),
+        "fingerprint": fingerprint(study.run.json(MARKER)["recipe"]),
+        "verdict": _verdict(study, metrics, verdict),
+        "audit": _audit(study, after),
+        "recalls": _recalls(study, metrics, verdict["plain"], after),
+        "confusion": _confusion(study, [verdict["plain"], after]),
+        "funnel": _funnel(study),
+        "prior": _prior(study, metrics),
+        "cost": _cost(study),
+        "reproduce": _reproduce(study),
+    }
+    return facts
+
+
+def _shown(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
+    """The arm put beside the plain one: what is recommended, else the candidate that validation liked best."""
+    recommended = verdict["recommendation"]["arm"]
+    if recommended != verdict["plain"]:
+        return recommended
+    others = [arm.name for arm in study.recipe.arms if arm.role == "candidate"] or [verdict["opponent"]]
+    return max(others, key=lambda arm: np.mean(metrics["arms"][arm]["validation"]))
+
+
+def _source(study: Study) -> str:
+    source = describe(study.recipe.data.source)
+    place = next((str(source[key]) for key in ("root", "file", "name") if source.get(key)), "")
+    return os.path.basename(place.rstrip("/")) or source["part"].split(":")[-1].lower()
+
+
+def _verdict(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    names = list(verdict["family"]["slices"])
+    against = (
+        verdict["opponent"]
+        if verdict["comparisons"]
+        and any(row["against"] == verdict["opponent"] for row in verdict["comparisons"])
+        else verdict["plain"]
+    )
+    cells: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in verdict["comparisons"]:
+        if row["against"] != against:
+            continue
+        cell = {name: 100 * row[name] for name in ("mean", "low", "high")} | {"p": row["p"]}
+        if row["claim"]:
+            cell |= {"p_holm": row["p_adjusted"], "verdict": row["verdict"]}
+        cells[row["arm"], row["slice"]] = cell
+    rows = []
+    for arm in study.recipe.arms:
+        mean = metrics["arms"][arm.name]["mean"]
+        slices = {
+            name: {"value": 100 * mean["balanced_accuracy" if name == "all" else name]}
+            | cells.get((arm.name, name), {})
+            for name in names
+        }
+        rows.append(
+            {"arm": arm.name, "role": "opponent" if arm.name == against else arm.role, "slices": slices}
+        )
+    shown = verdict["recommendation"]["arm"]
+    claimed = [row for row in verdict["comparisons"] if row["claim"] and row["slice"] == "all"]
+    told = next((row for row in claimed if row["arm"] == shown), claimed[0] if claimed else None)
+    return {
+        "headline": verdict["headline"],
+        **({"outcome": told["verdict"], "arm": told["arm"]} if told else {}),
+        "metric": "balanced accuracy",
+        "recommendation": {k: verdict["recommendation"][k] for k in ("action", "arm", "sentence")},
+        "would_change": _sentences(verdict["what_would_change"]),
+        "missing_variance": _sentences(verdict["missing_variance"]),
+        "trials": verdict["trials"],
+        "opponent": against,
+        "slices": names,
+        "rows": rows,
+    }
+
+
+def _sentences(found: Any) -> list[str]:
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _audit(study: Study, after: str) -> dict[str, Any]:
+    found = study.run.json("audit.json")
+    synthesis = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == after)).synthesis
+    if synthesis is None:
+        arms = [a for a in study.recipe.arms if study.recipe.fit(a.fit).synthesis]
+        arms.sort(key=lambda a: a.role != "candidate")
+        after, synthesis = (arms[0].name, study.recipe.fit(arms[0].fit).synthesis) if arms else ("", None)
+    rows = study.run.table("classes.parquet").to_pylist()
+    classes = [{k: row[k] for k in ("name", "train", "val", "test", "bin")} for row in rows]
+    if synthesis is not None:
+        _, labels, _, _ = rows_of(study, 0, synthesis)
+        for row, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
+            row["after"] = count
+    return {
+        "images": found["images"],
+        "channels": "grey" if found["channels"] == 1 else "RGB",
+        "size": f"{found['size']} × {found['size']}",
+        "classes": classes,
+        **({"after_arm": after} if synthesis is not None else {}),
+        "duplicates": found["duplicates"],
+        "leaks": [row["uris"] for row in found["leaks"]],
+        "conflicts": [row["uris"] for row in found["conflicts"]],
+        "quarantine": study.run.table("quarantine.parquet")
+        .slice(0, MOST_QUARANTINED)
+        .select(["uri", "label", "reason"])
+        .to_pylist(),
+        "notes": found["notes"],
+    }
+
+
+def _recalls(study: Study, metrics: Mapping[str, Any], before: str, after: str) -> dict[str, Any]:
+    both = [metrics["arms"][arm]["classes"] for arm in (before, after)]
+    rows = [
+        {
+            "name": study.classes[c],
+            "count": a["train"],
+            "before": 100 * a["recall"],
+            "after": 100 * b["recall"],
+        }
+        for c, (a, b) in enumerate(zip(*both, strict=True))
+        if a["recall"] is not None
+    ]
+    return {"before_arm": before, "after_arm": after, "rows": rows}
+
+
+def _confusion(study: Study, arms: list[str]) -> dict[str, Any]:
+    counts = study.counts()
+    bins = shot_bins(counts)
+    tail = sorted(bins.get("few", bins.get("rarest", [])), key=lambda c: counts[c])[:MOST_CONFUSED]
+    tables_ = []
+    for arm in arms:
+        fit = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == arm))
+        files = [
+            f"evaluate/{fit.name}/{unit.split('/')[-1].split('.')[0]}.parquet"
+            for unit in study.trial_units(fit)
+        ]
+        total = np.zeros((len(study.classes),) * 2)
+        for file in files:
+            table = study.run.table(file, ["arm", "label", "predicted"])
+            mine = table.filter(np.asarray(table["arm"]) == arm)
+            total += confusion(mine["label"].to_numpy(), mine["predicted"].to_numpy(), len(study.classes))
+        tables_.append({"arm": arm, "matrix": (total[tail] / study.recipe.trials.n).round(1).tolist()})
+    return (
+        {"rows": [study.classes[c] for c in tail], "columns": study.classes, "arms": tables_} if tail else {}
+    )
+
+
+def _funnel(study: Study) -> list[dict[str, Any]]:
+    found = []
+    for item in study.recipe.synthesis:
+        funnels = [
+            study.run.meta(lot.selected)["funnel"] for lot in study.lots() if lot.synthesis == item.name
+        ]
+        total: dict[str, Any] = {key: sum(f[key] for f in funnels) for key in ("asked", "made", "kept")}
+        dropped: dict[str, int] = {}
+        for reason, n in ((r, n) for f in funnels for r, n in f["dropped"].items()):
+            if not reason.startswith("failed"):
+                dropped[reason] = dropped.get(reason, 0) + n
+        found.append(
+            {"arm": item.name, **total, "failed": total["asked"] - total["made"], "dropped": dropped}
+        )
+    return found
+
+
+def _prior(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    order = np.argsort(-study.counts(), kind="stable")
+    one_of = {fit.name: next(iter(study.recipe.arms_of(fit.name)), None) for fit in study.recipe.fits}
+    arms = [
+        {"arm": fit, "shares": [metrics["arms"][arm.name]["prior"][c] for c in order]}
+        for fit, arm in one_of.items()
+        if arm is not None
+    ]
+    return {"classes": [study.classes[c] for c in order], "arms": arms}
+
+
+def _cost(study: Study) -> dict[str, Any]:
+    log = (
+        [json.loads(line) for line in (study.run / "log.jsonl").read_text().splitlines()]
+        if study.run.has("log.jsonl")
+        else []
+    )
+    stages: dict[str, float] = {}
+    for row in log:
+        stages[row["stage"]] = stages.get(row["stage"], 0.0) + row["seconds"]
+    fits = {
+        fit.name: sum(TrialFile(study.run, unit).notes["seconds"] for unit in study.trial_units(fit))
+        for fit in study.recipe.fits
+    }
+    made = {
+        item.name: sum(
+            study.run.meta(lot.samples(shard))["seconds"]
+            for lot in study.lots()
+            if lot.synthesis == item.name
+            for shard in study.shards(lot)
+        )
+        for item in study.recipe.synthesis
+    }
+    arms = {
+        name: seconds + made.get(study.recipe.fit(name).synthesis or "", 0.0)
+        for name, seconds in fits.items()
+    }
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    return {"stages": stages, "arms": arms, "machine": machine}
+
+
+def _reproduce(study: Study) -> dict[str, Any]:
+    recipe = study.recipe
+    return {
+        "command": study.run.json("command.json")["command"] if study.run.has("command.json") else "",
+        "seeds": {"split": recipe.data.seed, "trials": recipe.trials.seed, "draws": recipe.trials.draws},
+        "versions": {
+            name: version(name) for name in ("counterpoise", "torch", "numpy", "scikit-learn", "pillow")
+        },
+        "fingerprints": {
+            "recipe": fingerprint(study.run.json(MARKER)["recipe"]),
+            "data": study.run.meta("data/listing.parquet")["state"][:16],
+        },
+    }
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def galleries(study: Study) -> list[dict[str, Any]]:
+    """Real and synthetic pictures of the rarest classes, the nearest real image under each synthetic one."""
+    if study.frozen or not study.recipe.synthesis:
+        return []
+    counts = study.counts()
+    rarest = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 0][:GALLERY_CLASSES]
+    pixels, labels, order = study.pixels("train"), study.labels("train"), study.draw_rows(0)
+    place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}
+    last = study.recipe.synthesis[-1].name
+    made = list(_samples(study, Lot(last, 0)))
+    found = []
+    for label in rarest:
+        mine = [row for row in order if labels[row] == label][:PICTURES]
+        synthetic = [
+            {
+                "image": row["image"],
+                "kept": row["drop"] is None,
+                **({"reason": row["drop"]} if row["drop"] else {}),
+                **(
+                    {"nearest": np.asarray(pixels[place[row["nearest"]]]), "distance": row["score"]}
+                    if row["nearest"]
+                    else {}
+                ),
+            }
+            for row in made
+            if row["label"] == label
+        ]
+        found.append(
+            {
+                "title": f"{last}: {counts[label]} real images",
+                "class_name": study.classes[label],
+                "real": [np.asarray(pixels[row]) for row in mine],
+                "synthetic": synthetic[:PICTURES],
+            }
+        )
+    return found
+
+
+def _samples(study: Study, lot: Lot):  # type: ignore[no-untyped-def]
+    drop = {row["request_id"]: row for row in study.run.table(lot.selected).to_pylist()}
+    names = [name for name, _ in study.synthesis(lot.synthesis).scores]
+    for shard in study.shards(lot):
+        meta, table = study.run.meta(lot.samples(shard)), study.run.table(lot.samples(shard))
+        scores = study.run.table(lot.scores(names[0], shard)).to_pylist() if names else []
+        near = {row["request_id"]: row for row in scores}
+        for row in table.to_pylist():
+            if row["status"] == "made":
+                score = near.get(row["request_id"], {})
+                yield {
+                    "image": np.frombuffer(row["x"], meta["dtype"]).reshape(meta["shape"]),
+                    "label": drop[row["request_id"]]["label"],
+                    "drop": drop[row["request_id"]]["drop"],
+                    "nearest": score.get("nearest_id"),
+                    "score": score.get("score"),
+                }
+
+
+def write_facts(study: Study, unit: str) -> None:
+    study.run.put_json(unit, facts_of(study))
+
+
+def write_page(study: Study, unit: str) -> None:
+    page = render(study.run.json("report.json") | {"galleries": galleries(study)})
+    study.run.put_bytes(unit, page.encode())
+
+
+STEPS: tuple[Step, ...] = (
+    Step(lambda study: ["report.json"], write_facts),
+    Step(lambda study: ["report.html"], write_page),
+)

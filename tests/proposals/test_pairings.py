@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.neighbors import NearestNeighbors
+
+from counterpoise import tables
+from counterpoise.proposals.pairings import Neighbours, SameClass, TrainRows
+
+PAIRINGS = [SameClass(), Neighbours(), Neighbours(kind="adasyn"), Neighbours(k=1)]
+
+
+def train_rows(sizes, seed=0, groups=True):
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    ids = np.array([f"row{i}" for i in range(len(labels))])
+    vectors = (rng.normal(size=(len(labels), 4)) + labels[:, None]).astype(np.float32)
+    return TrainRows(ids, labels, rng.integers(2, size=len(labels)) if groups else None, vectors)
+
+
+@pytest.mark.parametrize("pairing", PAIRINGS, ids=repr)
+@settings(max_examples=20, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=4),
+    n=st.integers(0, 30),
+    seed=st.integers(0, 2**40),
+)
+def test_contract(pairing, sizes, n, seed):
+    """Every pairing meets its budget exactly, uses training rows of the right class, and is fixed by its seed."""
+    train = train_rows(sizes)
+    wanted = np.full(len(sizes), n)
+    plan = pairing(wanted, train, seed)
+    assert plan.schema.names == tables.PLAN.names
+    assert np.bincount(plan["label"].to_numpy(), minlength=len(sizes)).tolist() == wanted.tolist()
+    label_of = dict(zip(train.ids, train.labels, strict=True))
+    for row in plan.to_pylist():
+        assert label_of[row["source_id"]] == row["label"]
+        if row["partner_id"] is not None:
+            assert label_of[row["partner_id"]] == row["label"]
+            assert row["partner_id"] != row["source_id"]
+    assert plan.equals(pairing(wanted, train, seed))
+    assert len(set(plan["request_id"].to_pylist())) == len(plan)
+    assert len(set(plan["seed"].to_pylist())) == len(plan)
+
+
+def test_another_seed_is_another_plan():
+    train = train_rows([10, 3])
+    plans = [SameClass()(np.array([0, 7]), train, seed) for seed in (0, 1)]
+    assert not plans[0].equals(plans[1])
+
+
+def test_sources_are_used_as_evenly_as_possible():
+    plan = SameClass()(np.array([0, 10]), train_rows([5, 4]), 0)
+    times = np.unique(plan["source_id"].to_pylist(), return_counts=True)[1]
+    assert sorted(times.tolist()) == [2, 2, 3, 3]
+
+
+def test_a_single_image_has_no_partner():
+    plan = Neighbours()(np.array([0, 3]), train_rows([5, 1]), 0)
+    assert plan["partner_id"].to_pylist() == [None] * 3
+
+
+def test_partners_are_among_the_k_nearest_of_the_class():
+    train = train_rows([30, 9])
+    plan = Neighbours(k=3)(np.array([40, 0]), train, 5)
+    place = {name: i for i, name in enumerate(train.ids)}
+    for row in plan.to_pylist():
+        source, partner = place[row["source_id"]], place[row["partner_id"]]
+        distance = np.linalg.norm(train.vectors[:30] - train.vectors[source], axis=1)
+        assert distance[partner] <= np.sort(distance)[3]
+
+
+def test_adasyn_spreads_as_imbalanced_learn_does():
+    """How many samples start from each image: our shares against those that ADASYN's own code draws from."""
+    from imblearn.over_sampling import ADASYN
+
+    train = train_rows([40, 12], seed=3)
+    theirs = ADASYN(random_state=0, n_neighbors=5, sampling_strategy={1: 12 + 60})
+    x, _ = theirs.fit_resample(train.vectors, train.labels)
+    index = NearestNeighbors(n_neighbors=6).fit(train.vectors)
+    around = index.kneighbors(train.vectors[40:], return_distance=False)[:, 1:]
+    share = (train.labels[around] != 1).sum(1) / 5
+    expected = np.rint(share / share.sum() * 60).astype(int)  # as ADASYN does
+    assert len(x) - 52 == expected.sum()
+    plan = Neighbours(kind="adasyn")(np.array([0, 60]), train, 0)
+    ours = np.array([plan["source_id"].to_pylist().count(name) for name in train.ids[40:]])
+    assert np.abs(ours - expected).max() <= 1
+    assert ours.sum() == 60, "we meet the budget; ADASYN rounds"

@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterpoise.scores.duplicates import Batch, NearestReal, nearest
+from counterpoise.scores.select import AtLeast, KeepAll
+
+rng = np.random.default_rng(0)
+REAL = rng.random((200, 64)).astype(np.float32)
+
+
+def batch(x):
+    return Batch(x, np.zeros(len(x), int), REAL, np.array([f"id{i}" for i in range(200)]), np.zeros(200, int))
+
+
+def test_copies_are_caught_and_fresh_draws_are_not():
+    copies = REAL[:50] + rng.normal(0, 1e-3, (50, 64)).astype(np.float32)
+    fresh = rng.random((500, 64)).astype(np.float32)
+    assert (NearestReal()(batch(copies))[0] < 1).all()
+    assert (NearestReal()(batch(fresh))[0] >= 1).mean() >= 0.99
+
+
+def test_the_nearest_row_is_named():
+    _, ids = NearestReal()(batch(REAL[[7, 3]]))
+    assert ids.tolist() == ["id7", "id3"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 30), st.integers(1, 7))
+def test_nearest_agrees_with_brute_force_for_any_chunk(n, chunk):
+    x = np.random.default_rng(n).random((n, 64)).astype(np.float32)
+    distances, places = nearest(x, REAL, chunk=chunk)
+    full = np.linalg.norm(x[:, None] - REAL[None], axis=2)
+    assert np.allclose(distances, full.min(1), atol=1e-5)
+    assert np.allclose(full[np.arange(n), places], full.min(1), atol=1e-6)
+
+
+def test_a_score_is_independent_of_its_company():
+    x = rng.random((20, 64)).astype(np.float32)
+    whole = NearestReal()(batch(x))[0]
+    parts = np.concatenate([NearestReal()(batch(x[i : i + 3]))[0] for i in range(0, 20, 3)])
+    assert np.array_equal(whole, parts)
+
+
+def test_selection_gives_every_drop_a_reason():
+    scores = {"nearest_real": np.array([0.5, 1.0, 2.0])}
+    assert AtLeast()(scores) == ["nearest_real below 1", None, None]
+    assert KeepAll()(scores) == [None] * 3
+    with pytest.raises(ValueError, match="clip"):
+        AtLeast(score="clip")(scores)
