@@ -86,7 +86,6 @@ def _pool(processes: int) -> ProcessPoolExecutor:
 def _prepare(parent: int) -> None:
     """One thread per process; and no orphans: a killed parent cannot say goodbye, so its children watch for it."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.nice(5)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -65,11 +65,14 @@ class Replace:
 class Sampler(Protocol):
     """Masses of the strata (S,) => their probabilities (S,), after a share `progress` of the training.
 
-    `over` says what the strata are: the classes, or the groups.
+    `over` says what the strata are: the classes, or the groups. `moves`: the shares, and so the prior, depend on
+    progress; where they do not, ask once.
     """
 
     @property
     def over(self) -> Literal["class", "group"]: ...
+    @property
+    def moves(self) -> bool: ...
     def __call__(self, masses: np.ndarray, progress: float = 0.0) -> np.ndarray: ...
 
 
@@ -84,6 +87,7 @@ class Instance:
     """Every row as often as any other. With even weights: shuffled passes, without replacement."""
 
     over: ClassVar[Literal["class", "group"]] = "class"
+    moves: ClassVar[bool] = False
 
     def __call__(self, masses: np.ndarray, progress: float = 0.0) -> np.ndarray:
         return _power(masses, 1.0)
@@ -94,6 +98,7 @@ class Sqrt:
     """P(class) ~ the square root of its mass."""
 
     over: ClassVar[Literal["class", "group"]] = "class"
+    moves: ClassVar[bool] = False
 
     def __call__(self, masses: np.ndarray, progress: float = 0.0) -> np.ndarray:
         return _power(masses, 0.5)
@@ -104,6 +109,7 @@ class ClassBalancedSampling:
     """Every class equally often."""
 
     over: ClassVar[Literal["class", "group"]] = "class"
+    moves: ClassVar[bool] = False
 
     def __call__(self, masses: np.ndarray, progress: float = 0.0) -> np.ndarray:
         return _power(masses, 0.0)
@@ -114,6 +120,7 @@ class Progressive:
     """From `Instance` at the start to `ClassBalancedSampling` at the end, linearly (Kang et al. 2020, Equation 2)."""
 
     over: ClassVar[Literal["class", "group"]] = "class"
+    moves: ClassVar[bool] = True
 
     def __call__(self, masses: np.ndarray, progress: float = 0.0) -> np.ndarray:
         return (1 - progress) * _power(masses, 1.0) + progress * _power(masses, 0.0)
@@ -124,6 +131,7 @@ class GroupBalanced:
     """Every group equally often; needs the groups of the rows. Rows without a group are one group more."""
 
     over: ClassVar[Literal["class", "group"]] = "group"
+    moves: ClassVar[bool] = False
 
     def __call__(self, masses: np.ndarray, progress: float = 0.0) -> np.ndarray:
         return _power(masses, 0.0)
@@ -156,6 +164,13 @@ def _drawable(weights: np.ndarray) -> np.ndarray:
     return rows
 
 
+def _invert(share: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Uniform numbers => strata with these probabilities."""
+    edges = np.cumsum(share)
+    found = np.searchsorted(edges, u * edges[-1], side="right")
+    return np.minimum(found, len(edges) - 1)  # rounding may reach the last edge
+
+
 def stream(
     sampler: Sampler,
     targets: np.ndarray,
@@ -183,11 +198,11 @@ def stream(
 
     drawn = rng.random((steps, batch))
     inside = rng.random((steps, batch))
-    which = np.empty((steps, batch), np.int64)
-    for step in range(steps):  # the shares may move with progress
-        edges = np.cumsum(sampler(masses, step / steps))
-        which[step] = np.searchsorted(edges, drawn[step] * edges[-1], side="right")
-    which = np.minimum(which, len(first) - 1)  # rounding may reach the last edge
+    if sampler.moves:
+        shares = (sampler(masses, step / steps) for step in range(steps))
+        which = np.stack([_invert(share, u) for share, u in zip(shares, drawn, strict=True)])
+    else:
+        which = _invert(sampler(masses), drawn)
     found = np.searchsorted(ends, begins[which] + inside * masses[which], side="right")
     return rows[np.clip(found, first[which], first[which] + counts[which] - 1)]
 

@@ -6,8 +6,8 @@ An augmentation is called as ``change(x, targets, rng, **aid)`` and returns the 
   bytes (which is cheapest: put them first), the others return floats. Normalising is the network's business;
 - ``targets`` (B, classes): soft labels; each row keeps its mass;
 - ``rng``: all randomness comes from it, so the same generator gives the same batch;
-- ``aid``: ``progress`` in [0, 1], ``partner`` a second batch (x, targets) of the same size (for `CMO`) and ``prior``
-  (classes,) label masses (for `Remix`). Parts take what they need.
+- ``aid``: ``progress`` in [0, 1], ``partner`` a second batch (x, targets) of the same size (for parts that say
+  ``partners``: `CMO`) and ``prior`` (classes,) label masses (for `Remix`). Parts take what they need.
 
 Inputs are never changed in place. Nothing here knows rows, networks or losses.
 """
@@ -15,7 +15,7 @@ Inputs are never changed in place. Nothing here knows rows, networks or losses.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -65,6 +65,10 @@ class Chain:
     """One augmentation after the other."""
 
     parts: tuple[Augmentation, ...] = ()
+
+    @property
+    def partners(self) -> bool:
+        return any(getattr(change, "partners", False) for change in self.parts)
 
     def __call__(self, x: Tensor, targets: Tensor, rng: torch.Generator, **aid: Any) -> Batch:
         for change in self.parts:
@@ -137,7 +141,8 @@ class RandAugment:
         for _ in range(self.ops):
             sign = 1.0 - 2.0 * _integers(2, len(x), rng, x)
             x = operations.apply(x, _integers(count, len(x), rng, x), sign * self.magnitude / 30)
-        return x, targets
+        # pixels last again, as the other parts leave them: convolutions on CPUs train 1.6x faster on that
+        return x.contiguous(memory_format=torch.channels_last), targets
 
 
 @part
@@ -219,11 +224,11 @@ class CutMix:
 class CMO:
     """Context-rich minority oversampling (Park et al. 2022): boxes of a tail-heavy batch over ordinary images.
 
-    The caller draws the partner batch with `mixing.patch_weights(..., power)`. Off in the first and last ``rest``
-    of the training. It changes the prior: `pasted` is the share of label mass that comes from the partners.
+    The caller draws the partner batch with `mixing.patch_weights`. Off in the first and last ``rest`` of the
+    training. It changes the prior: `pasted` is the share of label mass that comes from the partners.
     """
 
-    power: Annotated[float, Field(ge=0)] = 1.0
+    partners: ClassVar[bool] = True
     alpha: Alpha = 1.0
     p: Share = 0.5
     rest: Annotated[float, Field(ge=0, lt=0.5)] = 0.015  # 3 epochs of 200

@@ -185,6 +185,13 @@ def _pixels(opened: ImageFile.ImageFile, data: bytes, format: str, actions: list
     raw = opened.tile[0].args if format == "PNG" and opened.tile else ""  # gone after load
     if tags.get(TAG_ORIENTATION, 1) in range(2, 9):
         actions.append(f"exif orientation {tags[TAG_ORIENTATION]} applied")  # by Pillow's own TIFF reader
+    boxes: Any = [tile.extents for tile in opened.tile]
+    if (
+        tags
+        and sum((right - left) * (low - top) for left, top, right, low in boxes)
+        < opened.width * opened.height
+    ):
+        raise _Unfit("its strips do not cover the picture")  # Pillow would leave the rest black
     opened.load()
     image: Image.Image = opened
     if not image.info.keys().isdisjoint(("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")):

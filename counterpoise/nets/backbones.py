@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from counterpoise.types import Refusal
@@ -47,13 +49,18 @@ class Backbone(nn.Module):
         super().__init__()
         self.net = net.eval().requires_grad_(False)
         self.features = features
+        self._mean: Tensor
+        self._std: Tensor
         self.size, self.mean, self.std, self.bf16 = size, tuple(mean), tuple(std), bf16
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(self.std).view(1, -1, 1, 1), persistent=False)
         settings = json.dumps([size, self.mean, self.std, bf16]).encode()
         #: Changes with the weights, the architecture and the preprocessing: the key of a feature cache.
         self.digest = hashlib.blake2b(content + settings, digest_size=16).hexdigest()
-        self.dim = int(self(torch.zeros(1, *size, len(self.mean), dtype=torch.uint8)).shape[1])
+        with _refusing(
+            f"this network does not take pictures of {size[0]} x {size[1]}", (ValueError, RuntimeError)
+        ):
+            self.dim = int(self(torch.zeros(1, *size, len(self.mean), dtype=torch.uint8)).shape[1])
 
     def train(self, mode: bool = True) -> Backbone:
         """Frozen: batch statistics never move, whatever holds this says."""
@@ -61,18 +68,17 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
-        assert pixels.dtype == torch.uint8 and pixels.ndim == 4, (
-            f"uint8 (B, H, W, C), not {pixels.dtype} {pixels.shape}"
-        )
-        x = pixels.to(self._mean.device).permute(0, 3, 1, 2).float()  # type: ignore[union-attr, arg-type]
+        found = f"{pixels.dtype} {tuple(pixels.shape)}"
+        assert (pixels.dtype, pixels.ndim) == (torch.uint8, 4), f"pixels are uint8 (B, H, W, C), not {found}"
+        x = pixels.to(self._mean.device).permute(0, 3, 1, 2).float()
         if x.shape[1] == 1:
             x = x.expand(-1, len(self.mean), -1, -1)
         if x.shape[2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        x = (x / 255 - self._mean) / self._std  # type: ignore[operator]
+        x = (x / 255 - self._mean) / self._std
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
-            found = self.features(x)
-        return found.flatten(1).float()
+            features = self.features(x)
+        return features.flatten(1).float()
 
 
 def open_backbone(
@@ -93,7 +99,7 @@ def open_backbone(
             f"{name}: code named on the command line is not run; save the model as a transformers folder"
         )
     folder = _folder(name, revision, allow_pickle)
-    net, features = _hf(folder, allow_pickle)
+    net, features = _hf(folder)
     return Backbone(net, features, _content(folder), *_preprocessing(folder, net.config, size), bf16)
 
 
@@ -117,7 +123,7 @@ def replace_classifier(
         f"{weight.shape}, {len(bias)} biases, {len(labels)} labels"
     )
     folder = _folder(name, revision, allow_pickle)
-    net = _classifier(folder, allow_pickle)
+    net = _classifier(folder)
     where = _head(net) if net is not None else None
     if net is None or where is None or net.get_submodule(where).in_features != weight.shape[1]:
         return False
@@ -177,16 +183,24 @@ def _folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     hub = _need("huggingface_hub", "hf")
-    try:
-        found = hub.snapshot_download(
-            name, revision=revision, allow_patterns=patterns, local_files_only=hub.is_offline_mode()
+    # HF_HUB_OFFLINE is obeyed: then only what was fetched before is looked at. ValueErrors are malformed names.
+    with _refusing(
+        f"{name} cannot be had from the hub (check the name, or give a local folder)", (OSError, ValueError)
+    ):
+        return Path(
+            hub.snapshot_download(
+                name, revision=revision, allow_patterns=patterns, local_files_only=hub.is_offline_mode()
+            )
         )
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise Refusal(
-            f"{name} cannot be had from the hub ({line}): check the name, or give a local folder"
-        ) from None
-    return Path(found)
+
+
+@contextmanager
+def _refusing(what: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    try:
+        yield
+    except errors as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise Refusal(f"{what}: {line}") from None
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -211,45 +225,31 @@ def _json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _load(auto: Any, folder: Path, allow_pickle: bool) -> Any:
-    safe = any(path.suffix == ".safetensors" for path in _weights(folder))
-    # A missing head is filled at random and never used; the global generator must not notice.
+def _load(auto: Any, folder: Path, **more: Any) -> Any:
+    broken = (ValueError, OSError, RuntimeError, KeyError, SafetensorError)
+    with _refusing(f"transformers cannot open {folder}", broken):
+        return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **more)
+
+
+def _load_net(auto: Any, folder: Path) -> Any:
+    # A head that the file lacks is filled at random and never used: the global generator must not notice.
+    safe = any(
+        path.suffix == ".safetensors" for path in _weights(folder)
+    )  # else _folder has been allowed pickle
     with torch.random.fork_rng(devices=[]):
-        try:
-            return auto.from_pretrained(
-                str(folder),
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=safe or not allow_pickle,
-                weights_only=True,
-                dtype=torch.float32,
-            )
-        except (ValueError, OSError, RuntimeError, KeyError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise Refusal(f"transformers cannot open {folder} as an image model: {line}") from None
+        return _load(auto, folder, use_safetensors=safe, weights_only=True, dtype=torch.float32)
 
 
-def _classifier(folder: Path, allow_pickle: bool) -> Any | None:
+def _classifier(folder: Path) -> Any | None:
     """The network with its classifier, where transformers has such a class for it and it is no text-image pair."""
     transformers = _need("transformers", "hf")
-    config = _config(folder)
+    config = _load(transformers.AutoConfig, folder)
     if (
         hasattr(config, "vision_config")
         or type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     ):
         return None
-    return _load(transformers.AutoModelForImageClassification, folder, allow_pickle)
-
-
-def _config(folder: Path) -> Any:
-    transformers = _need("transformers", "hf")
-    try:
-        return transformers.AutoConfig.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
-    except (ValueError, OSError, KeyError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise Refusal(f"{folder}/config.json is of no model that transformers knows: {line}") from None
+    return _load_net(transformers.AutoModelForImageClassification, folder)
 
 
 def _head(net: Any) -> str | None:
@@ -267,17 +267,17 @@ def _head(net: Any) -> str | None:
     )
 
 
-def _hf(folder: Path, allow_pickle: bool) -> tuple[Any, Callable[[Tensor], Tensor]]:
+def _hf(folder: Path) -> tuple[Any, Callable[[Tensor], Tensor]]:
     """The network and the function from normalised pixels to features."""
     transformers = _need("transformers", "hf")
-    net = _classifier(folder, allow_pickle)
+    net = _classifier(folder)
     if net is not None and (where := _head(net)) is not None:
         net.set_submodule(where, nn.Identity())  # the logits are now what the classifier would have seen
         return net, lambda x: net(pixel_values=x).logits
     auto = transformers.AutoModel
-    if "CLIPVisionModelWithProjection" in (_config(folder).architectures or []):
+    if "CLIPVisionModelWithProjection" in (_json(folder / "config.json").get("architectures") or []):
         auto = transformers.CLIPVisionModelWithProjection
-    net = _load(auto, folder, allow_pickle)
+    net = _load_net(auto, folder)
 
     def features(x: Tensor) -> Tensor:
         found = net.get_image_features(x) if hasattr(net, "get_image_features") else net(pixel_values=x)
@@ -329,7 +329,6 @@ def _square(size: int | None, default: Any) -> tuple[int, int]:
 
 def _timm(name: str, revision: str | None, size: int | None, bf16: bool) -> Backbone:
     timm = _need("timm", "timm")
-    hub = _need("huggingface_hub", "timm")
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise Refusal(f"timm has no model {name!r}; near ones: {near or 'none'}")
@@ -339,7 +338,7 @@ def _timm(name: str, revision: str | None, size: int | None, bf16: bool) -> Back
         raise Refusal(
             f"timm:{name} has no weights on the hub, and others would be pickled: choose another model"
         )
-    path = _hub_file(hub, repo, "model.safetensors", revision)
+    path = _download(repo, revision, ["model.safetensors"]) / "model.safetensors"
     from safetensors.torch import load_file
 
     net.load_state_dict(load_file(path))
@@ -356,7 +355,8 @@ def _open_clip(name: str, size: int | None, bf16: bool) -> Backbone:
     if not settings:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise Refusal(f"openclip:{name}: open_clip knows for {model!r} the tags: {tags}")
-    path = Path(open_clip.download_pretrained(settings))
+    with _refusing(f"openclip:{name} cannot be had", (OSError, ValueError)):
+        path = Path(open_clip.download_pretrained(settings))
     if path.suffix != ".safetensors":
         raise Refusal(f"openclip:{name} has no safetensors weights: choose another tag")
     net = open_clip.create_model(model, pretrained=str(path), require_pretrained=True)
@@ -370,13 +370,3 @@ def _open_clip(name: str, size: int | None, bf16: bool) -> Backbone:
         std,
         bf16,
     )
-
-
-def _hub_file(hub: ModuleType, repo: str, file: str, revision: str | None) -> Path:
-    try:
-        return Path(
-            hub.hf_hub_download(repo, file, revision=revision, local_files_only=hub.is_offline_mode())
-        )
-    except (OSError, ValueError, hub.errors.HfHubHTTPError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise Refusal(f"{repo}/{file} cannot be had from the hub: {line}") from None

@@ -62,9 +62,8 @@ def say(
     **style: Any,
 ) -> None:
     """A text that begins, ends or is centred `shift` pixels from a point."""
-    style = {"va": "center_baseline", "xycoords": "data"} | style
-    ink = {"color": PAINT[tone], "size": size, "ha": side, "annotation_clip": False}
-    area.annotate(text, at, shift, textcoords="offset points", **ink, **style)
+    style = {"va": "center_baseline", "xycoords": "data", "annotation_clip": False, **style}
+    area.annotate(text, at, shift, textcoords="offset points", color=PAINT[tone], size=size, ha=side, **style)
 
 
 def margin(width: int, names: Sequence[str]) -> float:

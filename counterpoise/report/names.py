@@ -32,7 +32,7 @@ def shorten(text: str, columns: int) -> str:
     text = plain(text)
     if columns_of(text) <= columns and len(text) <= 4 * columns:
         return text
-    kept, used = "", 1
+    kept, used = "", 1.0
     for char in text:
         if used + columns_of(char) > columns or len(kept) > 3 * columns:
             break
@@ -40,10 +40,18 @@ def shorten(text: str, columns: int) -> str:
     return kept.rstrip(" \u200d\ufe0f") + "…"
 
 
-def columns_of(text: str) -> int:
-    """How many columns a text takes: wide letters take two, combining marks none.
+def columns_of(text: str) -> float:
+    """About how many columns a text takes: wide letters take more than one, combining marks none.
 
     >>> columns_of("ab"), columns_of("数字"), columns_of("e\u0301")
-    (2, 4, 1)
+    (2.0, 4.0, 1.0)
     """
-    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+    return sum((_column(char) for char in text), 0.0)
+
+
+def _column(char: str) -> float:
+    if unicodedata.combining(char):
+        return 0.0
+    if unicodedata.east_asian_width(char) in "WF":
+        return 2.0
+    return 1.75 if char in "WMwm@%—" else 1.3 if unicodedata.category(char) == "Lo" else 1.0

@@ -49,6 +49,9 @@ def test_contract_shares_are_probabilities_and_dead_classes_get_none(sampler: Sa
         assert share.sum() == pytest.approx(1)
         assert share[1] == 0
         assert (share[[0, 2, 3]] > 0).all()
+        assert (progress == 0) or (
+            sampler.moves == bool((share != sampler(np.array([3.0, 0.0, 1e-9, 40.0]))).any())
+        )
 
 
 @contract

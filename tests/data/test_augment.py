@@ -115,6 +115,13 @@ def test_contract_memory_layout_does_not_matter(change: Augmentation) -> None:
 
 
 @contract
+def test_contract_pixels_stay_last_in_memory(change: Augmentation) -> None:
+    """The layout of the cache, on which convolutions are fastest on CPUs, survives every part."""
+    found, _ = change(*batch(4), rng(), **aid())
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@contract
 def test_contract_described_and_loaded_back(change: Augmentation) -> None:
     assert load(describe(change)) == change
 
@@ -236,6 +243,12 @@ def test_cmo_states_the_label_mass_it_pastes(alpha: float) -> None:
     change = CMO(alpha=alpha)
     _, labels = change(x, targets, rng(5), partner=(x, targets.flip(1)), progress=0.5)
     assert labels[:, 1].mean() == pytest.approx(change.pasted(0.5), abs=0.005)
+
+
+def test_a_chain_asks_for_partners_where_a_link_does() -> None:
+    assert CMO().partners
+    assert Chain((Crop(), Chain((CMO(),)))).partners
+    assert not Chain((Crop(), CutMix())).partners
 
 
 def test_cmo_rests_at_both_ends() -> None:

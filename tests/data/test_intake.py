@@ -207,6 +207,13 @@ def test_a_giant_range_in_blocks_equals_one_piece(top):
     assert np.array_equal(pixels(encoded(values, "TIFF"))[:, :, 0], np.rint(values * (255 / top)))
 
 
+def test_a_tiff_whose_strips_end_too_soon_is_no_picture_with_a_black_end():
+    data = bytearray(encoded(noise(24, 20), "TIFF"))
+    entry = data.index(struct.pack("<H", 257))  # ImageLength
+    data[entry + 8 : entry + 10] = struct.pack("<H", 48)  # twice the height
+    assert intake(bytes(data)).reason == "its strips do not cover the picture"
+
+
 def test_cmyk_jpeg():
     image = Image.new("CMYK", (8, 8), (255, 0, 0, 0))  # full cyan
     found = intake(encoded(image, "JPEG", quality=95))
@@ -288,20 +295,29 @@ def test_wrong_suffix_is_written_down_and_the_magic_decides():
 
 # --- anything -------------------------------------------------------------------------------------------------
 
-VALID = {format: encoded(noise(24, 20), format) for format in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")} | {
+VALID = {
+    format: encoded(noise(24, 20), format) for format in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+} | {
     "progressive": encoded(noise(24, 20), "JPEG", progressive=True),
     "lzw": encoded(noise(24, 20), "TIFF", compression="tiff_lzw"),
     "16": png16(noise(24, 20, 1).astype(int) * 257, 0),
     "float": encoded(noise(24, 20, 1).astype(np.float32), "TIFF"),
     "lossless": encoded(noise(24, 20), "WEBP", lossless=True),
     "apng": encoded(
-        Image.fromarray(noise(24, 20)), "PNG", save_all=True, append_images=[Image.fromarray(noise(24, 20, seed=1))]
+        Image.fromarray(noise(24, 20)),
+        "PNG",
+        save_all=True,
+        append_images=[Image.fromarray(noise(24, 20, seed=1))],
     ),
 }
 
 
 @settings(max_examples=400, deadline=None)
-@given(st.sampled_from(sorted(VALID)), st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=6), st.data())
+@given(
+    st.sampled_from(sorted(VALID)),
+    st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 255)), max_size=6),
+    st.data(),
+)
 def test_flipped_bytes_never_raise(kind, flips, data):
     hurt = bytearray(VALID[kind])
     near = data.draw(st.sampled_from([64, len(hurt)]))  # headers are the tender place
@@ -324,7 +340,12 @@ def test_cut_files_give_a_reason_or_the_same_pixels(kind, share):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6 ", b"RIFF\0\0\0\0WEBP", b""]), st.binary(max_size=200))
+@given(
+    st.sampled_from(
+        [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"P6 ", b"RIFF\0\0\0\0WEBP", b""]
+    ),
+    st.binary(max_size=200),
+)
 def test_random_bytes_after_a_magic_never_raise(magic, tail):
     found = intake(magic + tail)
     assert (found.pixels is None) == bool(found.reason)
@@ -347,7 +368,13 @@ def test_fit_does_nothing_to_what_already_fits():
     assert fit(image, 8, 3) is image
 
 
-@given(st.integers(1, 40), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(1, 20), st.sampled_from([1, 3]))
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 3]),
+    st.integers(1, 20),
+    st.sampled_from([1, 3]),
+)
 def test_fit_gives_the_asked_shape_and_keeps_flat_colour(height, width, found, size, channels):
     made = fit(np.full((height, width, found), 77, np.uint8), size, channels)
     assert made.shape == (size, size, channels)

@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from counterpoise.report import page
+from counterpoise.report.page import render
+
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
     "</script><script>alert(2)</script>",
@@ -192,18 +195,22 @@ def realistic() -> dict[str, Any]:
 
 def hostile() -> dict[str, Any]:
     """The realistic facts, with every name and every free text replaced by a hostile one."""
-    renamed = {str(digit): name for digit, name in enumerate(HOSTILE)} | {
+    renamed = {str(digit): name for digit, name in enumerate(HOSTILE)}
+    renamed |= {
         "interpolate": HOSTILE[0],
         "plain": HOSTILE[6],
+        "few": HOSTILE[1],
+        "balanced softmax": HOSTILE[3],
     }
+    exact = {"role", "verdict", "outcome", "action", "arm", "after_arm", "before_arm", "opponent", "slices"}
 
     def rename(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
             return {renamed.get(k, k): rename(v, k) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [rename(item, key) for item in value]
-        if isinstance(value, str) and key not in {"role", "verdict", "outcome", "action"}:
-            return renamed.get(value, value + " " + HOSTILE[len(value) % 10] if key != "arm" else value)
+        if isinstance(value, str):
+            return renamed.get(value, value if key in exact else value + " " + HOSTILE[len(value) % 10])
         return value
 
     return rename(realistic())
@@ -214,6 +221,13 @@ def _facts() -> dict[str, Any]:
     return realistic()
 
 
-@pytest.fixture(name="hostile_facts")
-def _hostile_facts() -> dict[str, Any]:
-    return hostile()
+@pytest.fixture(name="pages", scope="session")
+def _pages() -> dict[str, str]:
+    """The realistic and the hostile page, drawn once: drawing takes most of the time."""
+    return {"realistic": render(realistic()), "hostile": render(hostile())}
+
+
+@pytest.fixture(name="undrawn")
+def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what is about the page and not about the drawings in it, which have their own tests."""
+    monkeypatch.setitem(page.ENVIRONMENT.globals, "both", lambda *args, **kwargs: "")

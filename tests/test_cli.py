@@ -1,0 +1,92 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import fill
+
+from counterpoise.cli import app
+from counterpoise.types import Refusal
+
+
+def call(capsys, *arguments):
+    """The command line in this process: (exit code, output)."""
+    try:
+        app(list(arguments), standalone_mode=False)
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["run", "status", "audit", "report", "recipes", "doctor", "predict", "export"])
+def test_every_verb_helps_with_an_example(verb):
+    done = subprocess.run([sys.executable, "-m", "counterpoise", verb, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"counterpoise {verb}" in done.stdout
+
+
+def test_recipe_flags_come_from_its_signature(capsys):
+    _, text = call(capsys, "recipes", "baselines")
+    for flag in ("--backbone", "--steps", "--groups"):
+        assert flag in text
+    with pytest.raises(Refusal, match=r"No such option.*--colr|--colr.*takes --backbone"):
+        call(capsys, "run", "digits", "--colr", "3", "--dry-run")
+    with pytest.raises(Refusal, match="recipes are baselines"):
+        call(capsys, "run", "digits", "--recipe", "magic")
+
+
+def test_dry_run_makes_nothing(capsys, tmp_path):
+    _, text = call(capsys, "run", "digits", "--to", str(tmp_path / "run"), "--smoke", "--dry-run", "--json")
+    found = json.loads(text)
+    assert found["images"] == 1797
+    assert found["trainings"] > 0
+    assert found["bytes"] > 0
+    assert found["recipe"]["name"] == "baselines"
+    assert not (tmp_path / "run").exists()
+
+
+def test_status_report_and_predict_speak_json(capsys, finished, hostile):
+    _, text = call(capsys, "status", str(finished.path), "--json")
+    assert {row["stage"] for row in json.loads(text)["stages"]} >= {"intake", "evaluate", "report"}
+    _, text = call(capsys, "report", str(finished.path), "--json")
+    assert json.loads(text)["headline"] == finished.verdict["headline"]
+    _, text = call(capsys, "predict", str(finished.path), str(hostile / "con" / "000.png"), "--json")
+    assert json.loads(text)[0]["label"]
+    code, _ = call(capsys, "predict", str(finished.path), str(hostile / "con" / "half.jpg"))
+    assert code == 1
+
+
+def test_status_in_words(capsys, finished):
+    _, text = call(capsys, "status", str(finished.path))
+    assert "evaluate" in text
+    _, text = call(capsys, "report", str(finished.path))
+    assert "opponent" in text
+    assert "report.html" in text
+
+
+def test_audit_says_what_is_uneven(capsys, tmp_path):
+    root = fill(tmp_path / "photos", {"a": 24, "b": 6})
+    _, text = call(capsys, "audit", str(root), "--to", str(tmp_path / "audit"), "--workers", "0", "--json")
+    found = json.loads(text)
+    assert found["images"] == 30
+    assert found["imbalance"] > 2
+
+
+def test_doctor(capsys):
+    _, text = call(capsys, "doctor", "--json")
+    assert {"python", "torch", "cores"} <= {row["name"] for row in json.loads(text)}
+
+
+def test_a_refusal_is_printed_without_a_traceback(tmp_path):
+    (tmp_path / "mine.txt").write_text("x")
+    done = subprocess.run(
+        [sys.executable, "-m", "counterpoise", "run", "digits", "--smoke", "--to", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "refused" in done.stderr
+    assert "not made by Counterpoise" in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
