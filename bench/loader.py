@@ -34,7 +34,7 @@ from counterpoise.seeding import generator
 SPEED_BAR, IMAGES_BAR = 0.9, 5.0
 ROWS, FILES, SIZE, BATCH, CLASSES, ROUNDS = 20_000, 2_000, 32, 128, 10, 5
 STEPS, WARM = 8, 2  # of each training that is timed
-AUGMENT = (Crop(4), Flip())
+AUGMENT = (Crop(), Flip())
 
 
 def pictures(count: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from counterpoise.classifiers.robust import Mean
 from counterpoise.classifiers.training import Training
 from counterpoise.types import Refusal, part
 
@@ -59,7 +60,7 @@ class Fit:
     augment: tuple[Any, ...] = ()
     synthesis: str | None = None
     mix: Any = None
-    reduction: Any = None
+    reduction: Any = Mean()
 
 
 @part

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from counterpoise.rundir import Run
 from counterpoise.study import Study, rows_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pupil:
     """What one trial of one fit is taught from."""
 
@@ -52,10 +53,27 @@ class Pupil:
         return mixing.stream(self.fit.sampler, self.labels, self.weights, steps, batch, seed, self.groups)
 
     def prior(self, progress: float = 0.0) -> np.ndarray:
-        """Label mass in rows, as the loader really yields it (evidence rule 4)."""
-        return mixing.prior_of(
-            self.fit.sampler, self.labels, self.weights, progress, self.groups, self.n_classes
-        )
+        """Label mass in rows, as the loader really yields it, pasted patches included (evidence rule 4)."""
+        prior = self._drawn(progress) if self.fit.sampler.moves else self._always
+        for change in self.fit.augment:
+            if getattr(change, "partners", False):
+                share = change.pasted(progress)
+                prior = (1 - share) * prior + share * prior.sum() * self._patched
+        return prior
+
+    def _drawn(self, progress: float) -> np.ndarray:
+        fit = self.fit
+        return mixing.prior_of(fit.sampler, self.labels, self.weights, progress, self.groups, self.n_classes)
+
+    @cached_property
+    def _always(self) -> np.ndarray:
+        return self._drawn(0.0)
+
+    @cached_property
+    def _patched(self) -> np.ndarray:
+        """Label shares of the patches."""
+        weights = mixing.patch_weights(self.labels, self.weights)
+        return mixing.label_mass(self.labels, weights / weights.sum(), self.n_classes)
 
     def patches(self, steps: int, batch: int, seed: int) -> np.ndarray | None:
         """A second stream for augmentations that paste from tail-weighted images."""
@@ -101,7 +119,7 @@ def _networks(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
         pupil = Pupil.of(study, fit, study.draw_of(trial))
         seed = study.seed("trial", trial)
         net = build_network(study, fit, seed)
-        groups = None if pupil.groups is None or fit.reduction is None else torch.from_numpy(pupil.groups)
+        groups = None if pupil.groups is None else torch.from_numpy(pupil.groups)
         lesson = Lesson(
             pupil.rows,
             torch.eye(pupil.n_classes)[torch.from_numpy(pupil.labels)],

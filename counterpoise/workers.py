@@ -20,7 +20,7 @@ from counterpoise.types import Refusal
 #: A task is a module-level function and its arguments, so that it can be sent to another process.
 Task = tuple[Callable[..., None], tuple]
 
-MOST_ATTEMPTS = 3  # a unit that takes its process down this often is not tried again
+MOST_DEATHS = 3  # in a row, with nothing finished in between: more would go on for ever
 
 
 class Workers(Protocol):
@@ -43,29 +43,30 @@ def local(processes: int) -> Iterator[Workers]:
 
     def work(tasks: Sequence[Task]) -> Iterator[int]:
         nonlocal pool
-        attempts = dict.fromkeys(range(len(tasks)), 0)
-        while attempts:
+        left = dict.fromkeys(range(len(tasks)))
+        deaths = 0  # since the last task that was finished
+        while left:
             running: dict[Future, int] = {}
             try:
-                for index in attempts:
+                for index in left:
                     function, arguments = tasks[index]
                     running[pool.submit(function, *arguments)] = index
                 while running:
                     done, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
-                        index = running.pop(future)
                         future.result()
-                        del attempts[index]
+                        index = running.pop(future)
+                        del left[index]
+                        deaths = 0
                         yield index
             except BrokenProcessPool:  # a worker was killed: whatever it had not committed is done again
                 pool.shutdown(wait=False, cancel_futures=True)
                 pool = _pool(processes)
-                for index in running.values():
-                    attempts[index] = attempts.get(index, 0) + 1
-                if attempts and min(attempts.values()) >= MOST_ATTEMPTS:
-                    names = ", ".join(str(tasks[index][1][-1]) for index in list(attempts)[:3])
+                deaths += 1
+                if deaths >= MOST_DEATHS:
+                    names = ", ".join(str(tasks[index][1][-1]) for index in list(left)[:3])
                     raise Refusal(
-                        f"worker processes died {MOST_ATTEMPTS} times while working on {names}: "
+                        f"worker processes died {deaths} times in a row while working on {names}: "
                         "out of memory? Run again with fewer --workers; what is done stays done"
                     ) from None
             finally:

@@ -46,7 +46,7 @@ def test_a_worker_that_dies_is_replaced_and_its_task_done_again(tmp_path):
 
 
 def test_a_task_that_always_kills_its_worker_is_given_up_with_its_name(tmp_path):
-    with local(1) as work, pytest.raises(Refusal, match="died 3 times while working on poison"):
+    with local(1) as work, pytest.raises(Refusal, match="died 3 times in a row while working on poison"):
         list(work([(die, (str(tmp_path), "poison"))]))
 
 

@@ -81,8 +81,7 @@ def train_network(
         nesterov=training.momentum > 0,
     )
     rng = torch.Generator().manual_seed(derive("augment", seed))
-    counts = None if lesson.groups is None else torch.bincount(lesson.groups)
-    state = None if reduction is None else reduction.start(counts)
+    state = reduction.start(lesson.groups)
     device = next(net.parameters()).device
     net.train()
     for step in range(training.steps):
@@ -93,17 +92,14 @@ def train_network(
         if lesson.partners is not None:
             other = lesson.partners[step]
             partner = (lesson.rows.batch(other), lesson.targets[other])
+        prior = lesson.prior(progress).to(device)
         for change in augment:
-            x, targets = change(x, targets, rng, partner=partner, progress=progress)
+            x, targets = change(x, targets, rng, partner=partner, progress=progress, prior=prior)
         for group in optimiser.param_groups:
             group["lr"] = training.rate(step)
         optimiser.zero_grad(set_to_none=True)
-        prior = lesson.prior(progress).to(device)
         losses = loss(net(as_float(x).to(device)), targets.to(device), prior, progress)
-        if reduction is None:
-            total = losses.mean()
-        else:
-            total, state = reduction(state, losses, lesson.groups[picked], counts)  # type: ignore[index]
+        total, state = reduction(losses, None if lesson.groups is None else lesson.groups[picked], state)
         if not torch.isfinite(total):
             raise Refusal(
                 f"training stopped at step {step}: the loss is {float(total.detach())}. "

@@ -78,31 +78,31 @@ class Chain:
 
 @part
 class Crop:
-    """Pad by ``pad`` pixels on each side, then cut the old size out at a random place."""
+    """Pad each side by ``share`` of the image (4 of 32 pixels, 1 of 8), cut the old size out at a random place."""
 
-    pad: Annotated[int, Field(ge=0)] = 4
+    share: Share = 0.125
     border: Literal["zero", "reflect"] = "zero"
 
     def __call__(self, x: Tensor, targets: Tensor, rng: torch.Generator, **aid: Any) -> Batch:
         b, c, h, w = x.shape
-        padded = self._padded(x.permute(0, 2, 3, 1)).view(-1)
-        top, left = (_integers(2 * self.pad + 1, b, rng, x)[:, None] for _ in range(2))
+        pad = round(self.share * min(h, w))
+        padded = self._padded(x.permute(0, 2, 3, 1), pad).view(-1)
+        top, left = (_integers(2 * pad + 1, b, rng, x)[:, None] for _ in range(2))
         image, line = (torch.arange(size, device=x.device) for size in (b, h))
         # with pixels last, a line of the crop is one run of w*c numbers: lines are copied, not pixels (5x faster)
         runs = padded.as_strided((padded.numel() - w * c + 1, w * c), (1, 1))
-        first = ((image[:, None] * (h + 2 * self.pad) + top + line) * (w + 2 * self.pad) + left) * c  # (b, h)
+        first = ((image[:, None] * (h + 2 * pad) + top + line) * (w + 2 * pad) + left) * c  # (b, h)
         return runs.index_select(0, first.view(-1)).view(b, h, w, c).permute(0, 3, 1, 2), targets
 
-    def _padded(self, pixels: Tensor) -> Tensor:  # (b, h, w, c)
+    def _padded(self, pixels: Tensor, pad: int) -> Tensor:  # (b, h, w, c)
         b, h, w, c = pixels.shape
-        pad = self.pad
         if self.border == "zero":
             padded = pixels.new_zeros(b, h + 2 * pad, w + 2 * pad, c)
             padded[:, pad : pad + h, pad : pad + w] = pixels
             return padded
         if pad >= min(h, w):
             raise Refusal(
-                f"Crop.pad: reflecting needs a pad below the image size, found {pad} for {h} x {w} pixels"
+                f"Crop.share: reflecting needs less padding than image, found {pad} for {h} x {w} pixels"
             )
         rows, columns = (_reflected(size, pad, pixels) for size in (h, w))
         return pixels.index_select(1, rows).index_select(2, columns)
@@ -116,11 +116,14 @@ def _reflected(size: int, pad: int, like: Tensor) -> Tensor:
 
 @part
 class Flip:
-    """Left becomes right with probability ``p`` per image. Not for digits or letters."""
+    """Left becomes right with probability ``p`` per image. Grey images stay unless asked: digits and X-rays have a left."""
 
     p: Share = 0.5
+    grey: bool = False
 
     def __call__(self, x: Tensor, targets: Tensor, rng: torch.Generator, **aid: Any) -> Batch:
+        if x.shape[1] == 1 and not self.grey:
+            return x, targets
         chosen = _uniform(len(x), rng, x) < self.p
         mirrored = _taken(x, chosen.nonzero()[:, 0]).flip(3)
         # where each image is found in (all, mirrored): only the chosen ones are mirrored

@@ -25,8 +25,8 @@ from counterpoise.types import Refusal, build, describe, load
 PARTS: list[Augmentation] = [
     Chain(),
     Crop(),
-    Crop(2, border="reflect"),
-    Flip(),
+    Crop(0.2, border="reflect"),
+    Flip(grey=True),
     RandAugment(),
     RandAugment(3, 30),
     Mixup(0.2),
@@ -137,7 +137,7 @@ def test_contract_a_batch_of_one(change: Augmentation) -> None:
 @pytest.mark.parametrize("border", ["zero", "reflect"])
 def test_crop_is_a_window_of_the_padded_image(border: str) -> None:
     x, targets = batch(6, 3, 12, 10, size=40)
-    found, labels = build(Crop, {"pad": 3, "border": border})(x, targets, rng(1))
+    found, labels = build(Crop, {"share": 3 / 16, "border": border})(x, targets, rng(1))
     kind = {"zero": "constant", "reflect": "reflect"}[border]
     padded = torch.nn.functional.pad(x.float(), (3, 3, 3, 3), mode=kind).to(torch.uint8)
     offsets = set()
@@ -158,16 +158,16 @@ def test_crop_without_padding_is_the_image_and_too_much_reflection_is_refused() 
     x, targets = batch(7, 1, 8, 8)
     assert torch.equal(Crop(0)(x, targets, rng())[0], x)
     with pytest.raises(Refusal, match="pad"):
-        Crop(8, border="reflect")(x, targets, rng())
+        Crop(1.0, border="reflect")(x, targets, rng())
 
 
 def test_flip_is_an_involution_and_as_often_as_said() -> None:
     x, targets = batch(8, size=400)
-    always = Flip(1.0)
+    always = Flip(1.0, grey=True)
     assert torch.equal(always(x, targets, rng())[0], x.flip(3))
     assert torch.equal(always(*always(x, targets, rng()), rng())[0], x)
-    assert torch.equal(Flip(0.0)(x, targets, rng())[0], x)
-    mirrored = (Flip(0.25)(x, targets, rng())[0] != x).flatten(1).any(1)
+    assert torch.equal(Flip(0.0, grey=True)(x, targets, rng())[0], x)
+    mirrored = (Flip(0.25, grey=True)(x, targets, rng())[0] != x).flatten(1).any(1)
     assert mirrored.float().mean() == pytest.approx(0.25, abs=0.09)
 
 
@@ -269,7 +269,7 @@ def test_cutmix_and_mixup_keep_the_label_mass_of_the_batch_on_average() -> None:
 
 def test_bad_settings_are_refused() -> None:
     for cls, bad in [
-        (Crop, {"pad": -1}),
+        (Crop, {"share": -1}),
         (RandAugment, {"magnitude": 31}),
         (Mixup, {"alpha": 0}),
         (CutMix, {"p": 2}),
