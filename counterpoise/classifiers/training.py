@@ -79,7 +79,10 @@ def train_network(
         lr=training.lr,
         momentum=training.momentum,
         nesterov=training.momentum > 0,
+        fused=True,
     )
+    # Pixels come with channels last (augment.py); so shall the weights, or every convolution reorders them.
+    net.to(memory_format=torch.channels_last)
     rng = torch.Generator().manual_seed(derive("augment", seed))
     state = reduction.start(lesson.groups)
     device = next(net.parameters()).device

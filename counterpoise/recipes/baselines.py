@@ -62,7 +62,7 @@ def baselines(
         Frozen(backbone=backbone, size=backbone_size) if backbone else SmallResNet(width=width, blocks=blocks)
     )
     if steps is None:
-        steps = 20 if smoke else 1000 if backbone else 300
+        steps = 20 if smoke else 1000 if backbone else 250
     training = (
         Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4)
         if backbone
