@@ -69,19 +69,15 @@ def verdict_table(verdict: dict[str, Any], arms: dict[str, Any]) -> Table:
     """Every arm's mean per slice, and its difference on all classes to what it is held against."""
     table = Table(box=None)
     slices = verdict["family"]["slices"]
-    against = verdict["comparisons"][0]["against"] if verdict["comparisons"] else verdict["plain"]
-    told = {
-        row["arm"]: row
-        for row in verdict["comparisons"]
-        if row["slice"] == "all" and row["against"] == against
-    }
+    against = verdict["family"]["against"]
+    told = {row["arm"]: row for row in verdict["comparisons"] if row["slice"] == "all"}
     table.add_column("arm")
     for name in slices:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_column(f"all, against {against}", justify="right")
     table.add_column("verdict")
     for arm, found in arms.items():
-        means = [found["mean"]["balanced_accuracy" if name == "all" else name] for name in slices]
+        means = [found["mean"].get("balanced_accuracy" if name == "all" else name, 0.0) for name in slices]
         row = told.get(arm)
         gap = (
             ""

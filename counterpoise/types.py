@@ -42,7 +42,7 @@ def part(cls: T) -> T:
     made = pydantic.dataclasses.dataclass(
         cls, frozen=True, config=ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     )
-    made.__is_part__ = True
+    made.__is_part__ = True  # type: ignore[attr-defined]
     return made  # type: ignore[return-value]
 
 

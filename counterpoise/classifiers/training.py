@@ -82,7 +82,7 @@ def train_network(
         fused=True,
     )
     # Pixels come with channels last (augment.py); so shall the weights, or every convolution reorders them.
-    net.to(memory_format=torch.channels_last)
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rng = torch.Generator().manual_seed(derive("augment", seed))
     state = reduction.start(lesson.groups)
     device = next(net.parameters()).device
@@ -125,4 +125,4 @@ def features_of(net: nn.Module, rows: Rows, batch: int = 500) -> Tensor:
         net.features(as_float(rows.batch(np.arange(start, min(start + batch, len(rows))))).to(device)).float().cpu()  # type: ignore[operator]
         for start in range(0, len(rows), batch)
     ]
-    return torch.cat(parts) if parts else torch.zeros(0, net.head.in_features)  # type: ignore[union-attr]
+    return torch.cat(parts) if parts else torch.zeros(0, int(net.head.in_features))  # type: ignore[union-attr, arg-type]

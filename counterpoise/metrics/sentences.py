@@ -22,10 +22,6 @@ WORDS = {
 }
 
 
-def say(arm: str) -> str:
-    return arm.replace("_", " ")
-
-
 def points(row: Row) -> str:
     """
     >>> points({"mean": -0.004, "low": -0.012, "high": 0.003})
@@ -43,7 +39,9 @@ def note(row: Row, m: int, alpha: float) -> str:
     """Why a row says "no evidence" although the interval, or the test, taken alone would say more."""
     if row["verdict"] == "no evidence" and (row["low"] > 0 or row["high"] < 0):
         if row["hardest"] != row["against"]:
-            return f"{say(row['hardest'])}, as good on all classes, is not beaten here: p is {row['p_adjusted']:.3f}"
+            return (
+                f"{row['hardest']}, as good on all classes, is not beaten here: p is {row['p_adjusted']:.3f}"
+            )
         return f"the interval alone is clear of zero, but p is {row['p_adjusted']:.3f} after Holm over {m} comparisons"
     if row["verdict"] == "no evidence" and row["p_adjusted"] <= alpha:
         return "the test alone says so, but the interval contains zero"
@@ -51,7 +49,7 @@ def note(row: Row, m: int, alpha: float) -> str:
 
 
 def gain(row: Row) -> str:
-    return f"{say(row['arm'])} gains {points(row)} against {say(row['against'])} on {WORDS[row['slice']]}"
+    return f"{row['arm']} gains {points(row)} against {row['against']} on {WORDS[row['slice']]}"
 
 
 def generate(told: Row, overall: Row, cost_ratio: float | None) -> str:
@@ -65,29 +63,27 @@ def generate(told: Row, overall: Row, cost_ratio: float | None) -> str:
 
 
 def cheap(told: Row, instead: bool) -> str:
-    return f"Use {say(told['arm'])}{' instead of generating' if instead else ''}: {gain(told)}."
+    return f"Use {told['arm']}{' instead of generating' if instead else ''}: {gain(told)}."
 
 
 def neither(plain: str, compared: bool) -> str:
     if compared:
-        return f"Do not generate: nothing that was tried is shown to beat {say(plain)}."
-    return f"Do not generate: only {say(plain)} was trained, so there is nothing to compare."
+        return f"Do not generate: nothing that was tried is shown to beat {plain}."
+    return f"Do not generate: only {plain} was trained, so there is nothing to compare."
 
 
 def headline(told: Row | None, overall: Row | None, use: str) -> str:
     """`told` is the row a recommended claim rests on, None if no claim won; `overall` is of the arm shown, on all."""
     if overall is None:
-        return f"Only {say(use)} was trained: there is nothing to compare."
-    arm, against = say(overall["arm"]), say(overall["against"])
+        return f"Only {use} was trained: there is nothing to compare."
+    arm, against = overall["arm"], overall["against"]
     if told is overall:
-        return f"{arm.capitalize()} helps: {points(told)} against {against}."
+        return f"{arm} helps: {points(told)} against {against}."
     if told:
         where = WORDS[told["slice"]]
-        return f"{arm.capitalize()} helps {where}: {points(told)} against {against}; {points(overall)} on all classes."
-    opening = (
-        f"{arm.capitalize()} hurts" if overall["verdict"] == "hurts" else f"No evidence that {arm} helps"
-    )
-    return f"{opening}: {points(overall)} against {against}; use {say(use)}."
+        return f"{arm} helps {where}: {points(told)} against {against}; {points(overall)} on all classes."
+    opening = f"{arm} hurts" if overall["verdict"] == "hurts" else f"No evidence that {arm} helps"
+    return f"{opening}: {points(overall)} against {against}; use {use}."
 
 
 def missing_variance(units: Units) -> list[dict[str, Any]]:

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from counterpoise.metrics.accuracy import confusion, shot_bins
-from counterpoise.report.facts import Facts
+from counterpoise.metrics.accuracy import SLICES, confusion, shot_bins
 from counterpoise.report.page import render
 from counterpoise.rundir import MARKER
 from counterpoise.stages.stage import Step
@@ -27,12 +26,12 @@ GALLERY_CLASSES = 3
 MOST_QUARANTINED = 200
 
 
-def facts_of(study: Study) -> Facts:
-    """Everything the page says. A section whose facts do not exist is left out."""
+def facts_of(study: Study) -> dict[str, Any]:
+    """Everything the page says (`report.facts.Facts`). A section whose facts do not exist is left out."""
     recipe = study.recipe
     metrics, verdict = study.run.json("metrics.json"), study.run.json("verdict.json")
     after = _shown(study, metrics, verdict)
-    facts: Facts = {
+    return {
         "title": f"{recipe.name} on {_source(study)}",
         "data": _source(study),
         "recipe": recipe.name,
@@ -48,7 +47,6 @@ def facts_of(study: Study) -> Facts:
         "cost": _cost(study),
         "reproduce": _reproduce(study),
     }
-    return facts
 
 
 def _shown(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> str:
@@ -68,16 +66,9 @@ def _source(study: Study) -> str:
 
 def _verdict(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
     names = list(verdict["family"]["slices"])
-    against = (
-        verdict["opponent"]
-        if verdict["comparisons"]
-        and any(row["against"] == verdict["opponent"] for row in verdict["comparisons"])
-        else verdict["plain"]
-    )
+    against = verdict["family"]["against"]
     cells: dict[tuple[str, str], dict[str, Any]] = {}
     for row in verdict["comparisons"]:
-        if row["against"] != against:
-            continue
         cell = {name: 100 * row[name] for name in ("mean", "low", "high")} | {"p": row["p"]}
         if row["claim"]:
             cell |= {"p_holm": row["p_adjusted"], "verdict": row["verdict"]}
@@ -86,8 +77,7 @@ def _verdict(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any
     for arm in study.recipe.arms:
         mean = metrics["arms"][arm.name]["mean"]
         slices = {
-            name: {"value": 100 * mean["balanced_accuracy" if name == "all" else name]}
-            | cells.get((arm.name, name), {})
+            name.replace("_", " "): {"value": 100 * mean[SLICES[name]]} | cells.get((arm.name, name), {})
             for name in names
         }
         rows.append(
@@ -101,17 +91,13 @@ def _verdict(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any
         **({"outcome": told["verdict"], "arm": told["arm"]} if told else {}),
         "metric": "balanced accuracy",
         "recommendation": {k: verdict["recommendation"][k] for k in ("action", "arm", "sentence")},
-        "would_change": _sentences(verdict["what_would_change"]),
-        "missing_variance": _sentences(verdict["missing_variance"]),
+        "would_change": verdict["what_would_change"],
+        "missing_variance": [row["sentence"] for row in verdict["missing_variance"]],
         "trials": verdict["trials"],
         "opponent": against,
-        "slices": names,
+        "slices": [name.replace("_", " ") for name in names],
         "rows": rows,
     }
-
-
-def _sentences(found: Any) -> list[str]:
-    return [found] if isinstance(found, str) else list(found)
 
 
 def _audit(study: Study, after: str) -> dict[str, Any]:

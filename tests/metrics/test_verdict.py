@@ -44,7 +44,7 @@ def test_a_clear_gain_is_generated_and_everything_is_plain_json():
     assert found["recommendation"]["action"] == "generate"
     assert found["recommendation"]["arm"] == "interpolate"
     assert row(found, "interpolate")["verdict"] == "helps"
-    assert found["headline"].startswith("Interpolate helps: +3.")
+    assert found["headline"].startswith("interpolate helps: +3.")
     assert found["family"]["comparisons"] == 2
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -65,7 +65,7 @@ def test_no_gain_ends_in_the_named_cheap_arm():
         "arm": "balanced_softmax",
     }
     assert found["headline"].startswith("No evidence that interpolate helps: ")
-    assert found["headline"].endswith("against balanced softmax; use balanced softmax.")
+    assert found["headline"].endswith("against balanced_softmax; use balanced_softmax.")
 
 
 def test_no_gain_anywhere_ends_in_the_plain_arm():
@@ -73,7 +73,7 @@ def test_no_gain_anywhere_ends_in_the_plain_arm():
     assert found["opponent"] == "ce"
     assert found["recommendation"]["action"] == "do not generate"
     assert found["recommendation"]["arm"] == "ce"
-    assert found["headline"].startswith("Interpolate hurts: -3.")
+    assert found["headline"].startswith("interpolate hurts: -3.")
     assert found["headline"].endswith("use ce.")
 
 
@@ -93,13 +93,13 @@ def test_the_opponent_is_chosen_on_validation_whatever_the_test_says():
     validation = {"copies": np.full(N, 0.9)}
     found = study({"ce": 0, "balanced_softmax": 5, "copies": 1, "interpolate": 4}, ROLES, validation)
     assert found["opponent"] == "copies"
-    # ... but a lucky choice cannot flatter: balanced softmax is as good overall and is not beaten.
+    # ... but a lucky choice cannot flatter: balanced_softmax is as good overall and is not beaten.
     assert found["as_good"] == ["balanced_softmax"]
     interpolate = row(found, "interpolate")
     assert interpolate["low"] > 0
     assert interpolate["verdict"] == "no evidence"
     assert interpolate["hardest"] == "balanced_softmax"
-    assert "balanced softmax" in interpolate["note"]
+    assert "balanced_softmax" in interpolate["note"]
     assert found["recommendation"]["action"] == "use a cheap arm"
 
 
@@ -129,7 +129,7 @@ def test_without_candidates_cheap_arms_are_held_against_the_plain_one():
     assert found["comparisons"] == found["against_plain"]
     assert row(found, "balanced_softmax")["verdict"] == "helps"
     assert found["recommendation"]["arm"] == "balanced_softmax"
-    assert found["headline"].startswith("Balanced softmax helps: +")
+    assert found["headline"].startswith("balanced_softmax helps: +")
     none = study({"ce": 0, "balanced_softmax": 0, "copies": -1}, CHEAP)
     assert none["recommendation"]["action"] == "do not generate"
     assert none["headline"].endswith("use ce.")
