@@ -44,9 +44,11 @@ def test_every_part_says_what_it_does(writer):
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_flag_is_explained_in_its_docstring(name):
     text = inspect.getdoc(find_recipe(name))
-    missing = [flag(p) for p in own_flags(find_recipe(name)) if f"`{flag(p)}" not in text and flag(p) not in text]
+    missing = [
+        flag(p) for p in own_flags(find_recipe(name)) if f"`{flag(p)}" not in text and flag(p) not in text
+    ]
     assert not missing
-    assert f"counterpoise run" in text, "a recipe shows its command"
+    assert "counterpoise run" in text, "a recipe shows its command"
 
 
 @pytest.mark.parametrize("name", tables.ALL)

@@ -45,7 +45,7 @@ class Training:
         """Linear warm-up, then half a cosine to zero."""
         ramp = self.warmup * self.steps
         if step < ramp:
-            return self.lr * (step + 1) / ramp
+            return self.lr * min(1.0, (step + 1) / ramp)
         return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(self.steps - ramp, 1)))
 
 

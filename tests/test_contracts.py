@@ -1,0 +1,312 @@
+"""One contract for every part, and one per family. A part without an example here fails the suite: add it below."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import json
+import pkgutil
+
+import numpy as np
+import pytest
+import torch
+
+import counterpoise
+from counterpoise.classifiers import decoupling, groups, losses, mixing, robust
+from counterpoise.classifiers.heads import LinearHead
+from counterpoise.classifiers.training import Training
+from counterpoise.data import augment, cuts
+from counterpoise.data.embedded import EmbeddedParquet, Hub
+from counterpoise.data.folders import Folder
+from counterpoise.data.lists import SplitLists
+from counterpoise.data.manifests import Manifest
+from counterpoise.data.packed import Cifar, Digits
+from counterpoise.data.splits import Holdout
+from counterpoise.generators import simple
+from counterpoise.nets.resnet import SmallResNet
+from counterpoise.proposals import budgets, pairings
+from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
+from counterpoise.scores import duplicates, select
+from counterpoise.spaces.features import Frozen
+from counterpoise.types import Refusal, build, describe, fingerprint, load
+
+FAMILIES = {
+    "loss": [
+        losses.CE(),
+        losses.Focal(),
+        losses.LDAM(),
+        losses.BalancedSoftmax(),
+        losses.LogitAdjusted(tau=0.5),
+        losses.VS(),
+        losses.Weighted(),
+        losses.ClassBalanced(loss=losses.Focal()),
+        losses.Deferred(),
+    ],
+    "reduction": [robust.Mean(), robust.GroupDRO()],
+    "sampler": [
+        mixing.Instance(),
+        mixing.Sqrt(),
+        mixing.ClassBalancedSampling(),
+        mixing.Progressive(),
+        mixing.GroupBalanced(),
+    ],
+    "mix": [mixing.Concatenate(), mixing.Replace(p=0.3)],
+    "augmentation": [
+        augment.Crop(),
+        augment.Flip(),
+        augment.RandAugment(),
+        augment.Mixup(),
+        augment.Remix(),
+        augment.CutMix(),
+        augment.CMO(),
+        augment.Chain((augment.Crop(), augment.CutMix())),
+    ],
+    "after": [
+        decoupling.CRT(),
+        decoupling.LWS(),
+        decoupling.TauNorm(),
+        decoupling.NCM(),
+        decoupling.PosthocLA(),
+        groups.DFR(refits=2, grid=(0.1,)),
+    ],
+    "generator": [
+        simple.Copies(),
+        simple.Oversample(augment=(augment.Crop(), augment.Flip())),
+        simple.Interpolate(),
+    ],
+    "budget": [budgets.FillUp(), budgets.Multiply()],
+    "pairing": [pairings.SameClass(), pairings.Neighbours(), pairings.Neighbours(kind="adasyn")],
+    "score": [duplicates.NearestReal()],
+    "select": [select.KeepAll(), select.AtLeast()],
+    "cut": [cuts.LongTail("exp", 10.0), cuts.FewShot(3), cuts.GroupGap("a", 0.1)],
+}
+OTHERS = [
+    Folder("photos"),
+    Manifest("list.csv"),
+    SplitLists("photos", "train.txt"),
+    EmbeddedParquet("data"),
+    Hub("someone/something"),
+    Cifar("cifar"),
+    Digits(),
+    Holdout(),
+    SmallResNet(),
+    Frozen(backbone="hf:x"),
+    Training(),
+    Trials(),
+    Data(Digits()),
+    Synthesis("s", simple.Copies(), budgets.FillUp(), pairings.SameClass()),
+    Fit("f", losses.CE(), mixing.Instance()),
+    Arm("a", "f"),
+    Recipe(
+        "r",
+        Data(Digits()),
+        SmallResNet(),
+        Training(),
+        Trials(),
+        (Fit("f", losses.CE(), mixing.Instance()),),
+        (Arm("a", "f"),),
+    ),
+]
+#: Parts whose example needs more than their settings, and where their own tests are.
+ELSEWHERE = {"Finetuned": "tests/nets/test_finetuned.py", "WiSE": "tests/classifiers/test_decoupling.py"}
+
+EXAMPLES = [item for items in FAMILIES.values() for item in items] + OTHERS
+
+
+def family(name):
+    return pytest.mark.parametrize("item", FAMILIES[name], ids=lambda part: repr(part)[:60])
+
+
+def test_every_part_of_the_package_has_an_example():
+    shown = {type(item) for item in EXAMPLES}
+    missing = []
+    for info in pkgutil.walk_packages(counterpoise.__path__, "counterpoise."):
+        if not info.name.endswith("__main__"):
+            module = importlib.import_module(info.name)
+            for name, item in vars(module).items():
+                ours = inspect.isclass(item) and item.__module__ == info.name
+                if (
+                    ours
+                    and getattr(item, "__is_part__", False)
+                    and item not in shown
+                    and name not in ELSEWHERE
+                ):
+                    missing.append(f"{info.name}.{name}")
+    assert not missing
+
+
+@pytest.mark.parametrize("item", EXAMPLES, ids=lambda part: repr(part)[:60])
+def test_every_part_is_frozen_described_and_loaded_back(item):
+    told = describe(item)
+    assert load(json.loads(json.dumps(told))) == item
+    assert fingerprint(load(told)) == fingerprint(item)
+    with pytest.raises(Refusal, match="settings:"):
+        build(type(item), {"no_such_setting": 1})
+    for field in dataclasses.fields(item):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(item, field.name, None)
+
+
+# --- one contract per family ----------------------------------------------------------------------------------
+
+RNG = np.random.default_rng(0)
+PRIOR = torch.tensor([50.0, 10.0, 2.0, 0.0])
+
+
+@family("loss")
+def test_losses_answer_per_sample_finite_with_gradients_and_alike_for_hard_and_soft_labels(item):
+    logits = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1).requires_grad_()
+    targets = torch.eye(4)[torch.randint(0, 3, (5, 7), generator=torch.Generator().manual_seed(1))]
+    found = item(logits, targets, PRIOR, 0.5)
+    assert found.shape == (5, 7)
+    (slope,) = torch.autograd.grad(found.sum(), logits)
+    assert torch.isfinite(found).all()
+    assert torch.isfinite(slope).all()
+    alone = torch.stack([item(logits[i], targets[i], PRIOR, 0.5) for i in range(5)])
+    assert torch.allclose(found, alone, atol=1e-5)
+    assert isinstance(item.cosine, bool)
+
+
+@family("reduction")
+def test_reductions_keep_their_state_outside(item):
+    losses_, groups_ = torch.rand(8), torch.arange(8) % 2
+    state = item.start(groups_)
+    first, after = item(losses_, groups_, state)
+    again, _ = item(losses_, groups_, state)
+    assert first.ndim == 0
+    assert torch.equal(first, again)
+    item(losses_, groups_, after)
+
+
+@family("sampler")
+def test_samplers_stream_exactly_the_views_asked_for_and_say_with_which_prior(item):
+    labels, groups_ = np.repeat([0, 1, 2], [60, 12, 3]), np.arange(75) % 3
+    stream = mixing.stream(item, labels, np.ones(75), 40, 50, seed=3, groups=groups_)
+    assert stream.shape == (40, 50)
+    assert np.array_equal(stream, mixing.stream(item, labels, np.ones(75), 40, 50, seed=3, groups=groups_))
+    times = np.linspace(0, 1, 40, endpoint=False)
+    prior = np.mean([mixing.prior_of(item, labels, np.ones(75), t, groups_, 3) for t in times], 0)
+    seen = np.bincount(labels[stream].ravel(), minlength=3) / stream.size
+    assert np.abs(seen - prior / prior.sum()).max() < 0.05
+
+
+@family("mix")
+def test_mixes_give_every_row_a_weight(item):
+    weights = item(np.ones(10), np.ones(4))
+    assert weights.shape == (14,)
+    assert (weights >= 0).all()
+    assert item(np.ones(10), np.ones(0)).shape == (10,)
+
+
+@family("augmentation")
+def test_augmentations_keep_shape_range_and_label_mass_and_repeat_by_seed(item):
+    x = torch.from_numpy(RNG.integers(0, 256, (6, 3, 16, 16), np.uint8))
+    targets = torch.eye(3)[torch.arange(6) % 3]
+    aid = {"partner": (x.flip(0), targets.flip(0)), "progress": 0.5, "prior": torch.tensor([9.0, 3.0, 1.0])}
+
+    def call():
+        return item(x.clone(), targets, torch.Generator().manual_seed(4), **aid)
+
+    (found, labels), (again, labels_again) = call(), call()
+    assert found.shape == x.shape
+    assert torch.allclose(labels.sum(1), torch.ones(6), atol=1e-5)
+    assert torch.equal(found, again)
+    assert torch.equal(labels, labels_again)
+    top = 255 if found.dtype == torch.uint8 else 1
+    assert found.min() >= 0
+    assert found.max() <= top
+
+
+@family("after")
+def test_second_stages_return_a_head_for_the_same_features_and_say_what_they_chose(item):
+    rng = np.random.default_rng(5)
+    labels = np.repeat([0, 1, 2], [40, 20, 8])
+    rows = decoupling.Rows(
+        (rng.normal(size=(68, 5)) + 2 * labels[:, None]).astype(np.float32), labels, np.arange(68) % 2
+    )
+    head = LinearHead(
+        rng.normal(size=(3, 5)).astype(np.float32),
+        np.zeros(3, np.float32),
+        np.zeros(5, np.float32),
+        np.ones(5, np.float32),
+    )
+    made, chosen = item(head, rows, rows, np.bincount(labels).astype(float), seed=1)
+    again, _ = item(head, rows, rows, np.bincount(labels).astype(float), seed=1)
+    assert made.logits(rows.features).shape == (68, 3)
+    assert np.array_equal(made.logits(rows.features), again.logits(rows.features))
+    json.dumps(chosen)
+
+
+@family("generator")
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_generators_depend_on_the_row_alone(item, space, tmp_path):
+    real = (
+        RNG.integers(0, 256, (4, 8, 8, 1), np.uint8)
+        if space == "pixels"
+        else RNG.normal(size=(4, 6)).astype(np.float32)
+    )
+    ctx = simple.Context(lambda ids: np.stack([real[int(i)] for i in ids]))
+    wanted = [{"source_id": str(i % 4), "partner_id": str((i + 1) % 4), "seed": i} for i in range(6)]
+    first = [item.load(tmp_path, ctx)(row) for row in wanted]
+    other = item.load(tmp_path, ctx)
+    for row, sample in reversed(list(zip(wanted, first, strict=True))):
+        again = other(row)
+        assert np.array_equal(again, sample)
+        assert again.dtype == real.dtype
+        assert again.shape == real.shape[1:]
+    assert isinstance(item.learns, bool)
+    assert isinstance(item.takes_guides, bool)
+
+
+@family("budget")
+def test_budgets_ask_for_whole_numbers_and_nothing_from_nothing(item):
+    asked = item(np.array([30, 7, 0, 1]))
+    assert asked.shape == (4,)
+    assert asked.dtype.kind == "i"
+    assert (asked >= 0).all()
+    assert asked[2] == 0
+
+
+@family("pairing")
+def test_pairings_meet_their_budget_from_training_rows(item):
+    labels = np.repeat([0, 1], [9, 4])
+    ids = np.array([f"i{i}" for i in range(13)])
+    train = pairings.TrainRows(ids, labels, None, RNG.normal(size=(13, 3)).astype(np.float32))
+    plan = item(np.array([2, 5]), train, seed=8)
+    assert plan["label"].to_pylist() == [0, 0, 1, 1, 1, 1, 1]
+    assert set(plan["source_id"].to_pylist()) <= set(ids)
+    assert plan.equals(item(np.array([2, 5]), train, seed=8))
+
+
+@family("score")
+def test_scores_give_one_number_per_sample_whatever_its_company(item):
+    real = RNG.random((20, 4)).astype(np.float32)
+    x = RNG.random((9, 4)).astype(np.float32)
+    ids = np.array([f"i{i}" for i in range(20)])
+
+    def score(part):
+        return item(duplicates.Batch(part, np.zeros(len(part), int), real, ids, np.zeros(20, int)))
+
+    values, nearest = score(x)
+    assert values.shape == nearest.shape == (9,)
+    assert np.isfinite(values).all()
+    assert set(nearest) <= set(ids)
+    assert np.array_equal(values, np.concatenate([score(x[i : i + 2])[0] for i in range(0, 9, 2)]))
+
+
+@family("select")
+def test_selections_answer_for_every_sample(item):
+    found = item({"nearest_real": np.array([0.0, 0.5, 3.0])})
+    assert len(found) == 3
+    assert all(reason is None or reason for reason in found)
+
+
+@family("cut")
+def test_cuts_only_take_away_and_repeat_by_seed(item):
+    labels, groups_ = np.repeat([0, 1, 2], 30), np.arange(90) % 2
+    names = {"classes": ["x", "y", "z"], "group_names": ["a", "b"]}
+    kept = item(labels, groups_, 4, **names)
+    assert (np.diff(kept) > 0).all()
+    assert len(kept) < 90
+    assert np.array_equal(kept, item(labels, groups_, 4, **names))
