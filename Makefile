@@ -26,7 +26,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 run: venv  ## the main job: digits cut to a long tail, baselines and simple synthetic arms, a verdict and a report
-	$(BIN)/counterpoise run digits --recipe baselines --to runs/digits
+	$(BIN)/counterpoise run digits --recipe baselines --cut exp:50 --to runs/digits
 
 test: venv  ## the suite (no slow tests)
 	$(BIN)/python -m pytest -m "not slow and not gpu"

@@ -22,6 +22,7 @@ from counterpoise.classifiers.training import features_of
 from counterpoise.data.intake import fit, intake
 from counterpoise.data.pixels import Rows
 from counterpoise.rundir import commit
+from counterpoise.spaces.features import Frozen
 from counterpoise.study import Lot, Study
 from counterpoise.types import Refusal, load
 
@@ -49,6 +50,12 @@ class Predictor:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         arrays = load_file(folder / "model.safetensors")
         network = load(card["network"])
+        if card.get("transformers"):  # the backbone came along
+            network = Frozen(backbone=str((folder / "transformers").resolve()))
+        elif getattr(network, "frozen", False) and network.digest() != card["digest"]:
+            raise Refusal(
+                f"the weights of {network.backbone} are not those this classifier was fitted on: put them back"
+            )
         net = None
         if not getattr(network, "frozen", False):
             net = network(card["channels"], len(card["labels"]), card["size"], seed=0, cosine=card["cosine"])
@@ -175,11 +182,11 @@ def _picture(pixels: np.ndarray) -> Image.Image:
 
 
 def _image_folder(study: Study, examples: Iterator[dict[str, Any]], out: Path) -> int:
-    """class/ID.png, and metadata.csv with what each file is. Class names become folder names that any system takes."""
+    """class/ID.png, and provenance.csv with what each file is. Class names become folder names that any system takes."""
     import csv
 
     folders = [_safe(name, i) for i, name in enumerate(study.classes)]
-    with open(out / "metadata.csv", "x", newline="", encoding="utf-8") as file:
+    with open(out / "provenance.csv", "x", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file_name", "label", "is_synthetic", "source_id", "seed"])
         written = 0

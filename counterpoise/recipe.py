@@ -52,7 +52,10 @@ class Synthesis:
 
 @part
 class Fit:
-    """One way of training a classifier. Arms that differ only in what comes `after` share it."""
+    """One way of training a classifier. Arms that differ only in what comes `after` share it.
+
+    `wise` interpolates the given network, with a head fitted on its features, and what training made of it (WiSE-FT).
+    """
 
     name: str
     loss: Any
@@ -61,6 +64,7 @@ class Fit:
     synthesis: str | None = None
     mix: Any = None
     reduction: Any = Mean()
+    wise: bool = False
 
 
 @part
@@ -111,6 +115,18 @@ class Recipe:
             if fit.synthesis is not None and fit.synthesis not in made:
                 raise Refusal(
                     f"recipe.fits.{fit.name}: there is no synthesis {fit.synthesis!r} (made: {', '.join(sorted(made))})"
+                )
+
+        for fit in self.fits:
+            if fit.wise and not getattr(self.network, "pretrained", False):
+                raise Refusal(
+                    f"recipe.fits.{fit.name}: WiSE-FT goes back towards given weights, and {type(self.network).__name__} "
+                    "trains none: use the network Finetuned, or wise=False"
+                )
+            if fit.wise and getattr(fit.loss, "cosine", False):
+                raise Refusal(
+                    f"recipe.fits.{fit.name}: WiSE-FT starts from a plain linear head, not from the cosines of "
+                    f"{type(fit.loss).__name__}: use another loss, or wise=False"
                 )
 
     def fit(self, name: str) -> Fit:

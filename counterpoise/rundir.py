@@ -142,6 +142,10 @@ class Run:
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         return tables.read(self.path / name, columns)
 
+    def table_group(self, name: str, number: int) -> pa.Table:
+        """One group of rows, of a table that was put with `rows_per_group`."""
+        return tables.read_group(self.path / name, number)
+
     def meta(self, name: str) -> dict[str, Any]:
         return tables.read_meta(self.path / name)
 
@@ -185,8 +189,8 @@ class Run:
     def put_bytes(self, name: str, value: bytes) -> bool:
         return self.put(name, lambda file: file.write(value))
 
-    def put_table(self, name: str, table: pa.Table) -> bool:
-        return self.put_bytes(name, tables.to_bytes(table))
+    def put_table(self, name: str, table: pa.Table, rows_per_group: int | None = None) -> bool:
+        return self.put_bytes(name, tables.to_bytes(table, rows_per_group))
 
     def put_array(self, name: str, array: np.ndarray) -> bool:
         return self.put(name, lambda file: np.save(file, array, allow_pickle=False))

@@ -62,6 +62,9 @@ class Lot:
     def scores(self, score: str, shard: int) -> str:
         return f"scores/{self.place}/{score}/{shard:05d}.parquet"
 
+    def calibration(self, score: str) -> str:
+        return f"scores/{self.place}/{score}/calibration.json"
+
     @property
     def selected(self) -> str:
         return f"selected/{self.place}.parquet"

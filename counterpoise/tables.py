@@ -159,14 +159,21 @@ def meta(made: pa.Table | pa.Schema) -> dict[str, Any]:
     return {key.decode(): json.loads(value) for key, value in found.items() if not key.startswith(b"ARROW")}
 
 
-def to_bytes(made: pa.Table) -> bytes:
+def to_bytes(made: pa.Table, rows_per_group: int | None = None) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(made, sink, compression="zstd")
+    pq.write_table(made, sink, row_group_size=rows_per_group, compression="zstd")
     return sink.getvalue()
 
 
 def read(path: Path, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(path, columns=columns, partitioning=None)
+    with pq.ParquetFile(path) as file:
+        return file.read(columns, use_threads=False)
+
+
+def read_group(path: Path, number: int) -> pa.Table:
+    """One group of rows of a table that was written in groups: the others are not read."""
+    with pq.ParquetFile(path) as file:
+        return file.read_row_group(number, use_threads=False)
 
 
 def read_meta(path: Path) -> dict[str, Any]:

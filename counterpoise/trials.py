@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +21,15 @@ from torch import nn
 
 from counterpoise.classifiers import mixing
 from counterpoise.classifiers.decoupling import Rows as Labelled
-from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
+from counterpoise.classifiers.decoupling import balanced_accuracy, choose_wise, probe
+from counterpoise.classifiers.heads import HeadJob, LinearHead, cosine_scale, train_heads
 from counterpoise.classifiers.training import Lesson, features_of, train_network
 from counterpoise.data.pixels import Rows
 from counterpoise.recipe import Fit
 from counterpoise.rundir import Run
 from counterpoise.study import Study, rows_of
+
+PROBE_STEPS = 300  # of a head on features that are there: as many as the other second stages take
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +95,17 @@ def make_trials(study: Study, unit: str) -> None:
     arrays: dict[str, np.ndarray] = {}
     notes: dict[str, Any] = {"fit": fit.name, "trials": trials, "prior": {}, "chosen": {}}
     finished = _heads(study, fit, trials) if study.frozen else _networks(study, fit, trials)
-    for trial, net, head, train, prior in finished:
-        if net is not None:
-            arrays |= {f"{trial}/net/{name}": value.numpy() for name, value in net.state_dict().items()}
-        val = _validation(study, net)
+    for one in finished:
+        trial, prior = one.trial, one.prior
+        if one.net is not None:
+            arrays |= {f"{trial}/net/{name}": value.numpy() for name, value in one.net.state_dict().items()}
+        val = _validation(study, one.net)
         notes["prior"][str(trial)] = (prior / prior.sum()).round(6).tolist()
         for arm in study.recipe.arms_of(fit.name):
-            last, chosen = head, {}
+            last, chosen = one.head, one.chosen
             if arm.after is not None:
-                last, chosen = arm.after(head, train, val, prior, study.seed("after", trial))
+                last, more = arm.after(one.head, one.train, val, prior, study.seed("after", trial))
+                chosen = chosen | more
             arrays |= {f"{trial}/{arm.name}/{name}": value for name, value in last.save().items()}
             arrays[f"{trial}/{arm.name}/val_logits"] = last.logits(val.features)
             notes["chosen"][f"{trial}/{arm.name}"] = chosen
@@ -109,7 +114,16 @@ def make_trials(study: Study, unit: str) -> None:
     study.run.put_bytes(unit, save(arrays, {"notes": json.dumps(notes)}))
 
 
-Finished = tuple[int, nn.Module | None, LinearHead, Labelled, np.ndarray]
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """One trial of a fit, before its arms go their own ways."""
+
+    trial: int
+    net: nn.Module | None
+    head: LinearHead
+    train: Labelled
+    prior: np.ndarray
+    chosen: dict[str, Any] = field(default_factory=dict)
 
 
 def _networks(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
@@ -128,52 +142,94 @@ def _networks(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
             lambda progress, pupil=pupil: torch.from_numpy(pupil.prior(progress)).float(),  # type: ignore[misc]
             pupil.patches(training.steps, training.batch, study.seed("patches", trial)),
         )
+        given = _probed(net, pupil, training.batch, seed) if fit.wise else None
         train_network(net, lesson, fit.loss, fit.reduction, fit.augment, training, seed)
+        chosen = {} if given is None else _go_back(study, net, fit, given)
         train = Labelled(features_of(net, pupil.rows).numpy(), pupil.labels, pupil.groups)
-        yield trial, net, head_of(net, fit), train, pupil.prior(1.0)
+        yield Finished(trial, net, head_of(net, fit), train, pupil.prior(1.0), chosen)
+
+
+def _probed(net: nn.Module, pupil: Pupil, batch: int, seed: int) -> dict[str, torch.Tensor]:
+    """Give the untrained network a head fitted on its features; a copy of all its weights is theta_0 of WiSE-FT."""
+    rows, fit = pupil.stream(PROBE_STEPS, batch, seed), pupil.fit
+    job = HeadJob(rows, pupil.labels, fit.loss, pupil.prior, seed, fit.reduction, pupil.groups)
+    weight, bias = probe(features_of(net, pupil.rows).numpy(), job)
+    head: nn.Linear = net.head  # type: ignore[assignment]
+    head.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+    return _weights(net)
+
+
+def _go_back(study: Study, net: nn.Module, fit: Fit, given: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Put the network between the given weights and its own, where validation likes it best."""
+
+    def score(theta: dict[str, torch.Tensor]) -> float:
+        net.load_state_dict(theta)
+        val = _validation(study, net)
+        return balanced_accuracy(head_of(net, fit).logits(val.features), val.labels)
+
+    theta, chosen = choose_wise(given, _weights(net), score)
+    net.load_state_dict(theta)
+    return chosen | {"probe_views": PROBE_STEPS * study.recipe.training.batch}
+
+
+def _weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
 
 
 def _heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
-    """Heads on cached features: every trial in one batched problem."""
-    training = study.recipe.training
-    real = study.vectors("train")
-    base, blocks, jobs, pupils = len(real), [real], [], []
+    """Heads on cached features: trials that read the same rows are one batched problem.
+
+    Trials with samples go draw by draw, so that memory holds the samples of one draw.
+    """
+    together: dict[int, list[int]] = {}
     for trial in trials:
-        pupil = Pupil.of(study, fit, study.draw_of(trial))
-        rows = pupil.stream(training.steps, training.batch, study.seed("trial", trial))
-        place = pupil.rows.order.copy()
-        if len(pupil.rows.arrays) > 1:  # this draw's samples go behind what is there already
-            blocks.append(np.asarray(pupil.rows.arrays[1]))
-            place[place >= len(real)] += base - len(real)
-            base += len(blocks[-1])
-        pupils.append((pupil, place, rows))
-    for trial, (pupil, place, rows) in zip(trials, pupils, strict=True):
-        targets, groups = np.zeros(base, np.int64), np.zeros(base, np.int64)
-        targets[place] = pupil.labels
+        together.setdefault(0 if fit.synthesis is None else study.draw_of(trial), []).append(trial)
+    for members in together.values():
+        yield from _batch_of_heads(study, fit, members)
+
+
+def _batch_of_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
+    training = study.recipe.training
+    of_draw = {draw: Pupil.of(study, fit, draw) for draw in dict.fromkeys(map(study.draw_of, trials))}
+    arrays = next(iter(of_draw.values())).rows.arrays
+    features = np.concatenate(arrays) if len(arrays) > 1 else np.asarray(arrays[0])
+    targets: dict[int, np.ndarray] = {}
+    groups: dict[int, np.ndarray | None] = {}
+    for draw, pupil in of_draw.items():
+        targets[draw] = np.zeros(len(features), np.int64)
+        targets[draw][pupil.rows.order] = pupil.labels
+        groups[draw] = None
         if pupil.groups is not None:
-            groups[place] = pupil.groups
+            groups[draw] = known = np.zeros(len(features), np.int64)
+            known[pupil.rows.order] = pupil.groups
+    jobs = []
+    for trial in trials:
+        draw, seed = study.draw_of(trial), study.seed("trial", trial)
+        pupil = of_draw[draw]
+        views = pupil.stream(training.steps, training.batch, seed)
         jobs.append(
             HeadJob(
-                rows=place[rows],
-                targets=targets,
+                rows=pupil.rows.order[views],
+                targets=targets[draw],
                 loss=fit.loss,
-                prior=pupil.prior,
-                seed=study.seed("trial", trial),
-                groups=groups if pupil.groups is not None else None,
+                prior=pupil.prior if fit.sampler.moves else pupil.prior(),
+                seed=seed,
+                groups=groups[draw],
                 reduction=fit.reduction,
             )
         )
-    features = np.concatenate(blocks) if len(blocks) > 1 else real
     heads = train_heads(
         features,
         jobs,
-        real=np.arange(len(real)),
+        real=np.arange(len(arrays[0])),
         lr=training.lr,
         momentum=training.momentum,
         weight_decay=training.weight_decay,
     )
-    for trial, head, (pupil, place, _) in zip(trials, heads, pupils, strict=True):
-        yield trial, None, head, Labelled(features[place], pupil.labels, pupil.groups), pupil.prior(1.0)
+    for trial, head in zip(trials, heads, strict=True):
+        pupil = of_draw[study.draw_of(trial)]
+        train = Labelled(features[pupil.rows.order], pupil.labels, pupil.groups)
+        yield Finished(trial, None, head, train, pupil.prior(1.0))
 
 
 def build_network(study: Study, fit: Fit, seed: int) -> nn.Module:
@@ -185,12 +241,13 @@ def build_network(study: Study, fit: Fit, seed: int) -> nn.Module:
 
 def head_of(net: nn.Module, fit: Fit) -> LinearHead:
     """The network's own last layer, as the linear head that second stages work on."""
-    weight = net.head.weight.detach().float()  # type: ignore[union-attr]
+    linear: nn.Linear = net.head  # type: ignore[assignment]
+    weight = linear.weight.detach().float()
     classes, dim = weight.shape
-    bias = net.head.bias.detach().float() if net.head.bias is not None else torch.zeros(classes)  # type: ignore[union-attr]
+    bias = linear.bias.detach().float() if linear.bias is not None else torch.zeros(classes)
     cosine = bool(fit.loss.cosine)
     if cosine:  # the loss scales its cosines; so must the head
-        weight = nn.functional.normalize(weight) * float(getattr(fit.loss, "scale", 1.0))
+        weight = nn.functional.normalize(weight) * cosine_scale(fit.loss)
     zeros, ones = np.zeros(dim, np.float32), np.ones(dim, np.float32)
     return LinearHead(weight.numpy(), bias.numpy(), zeros, ones, normalise=cosine)
 
@@ -223,7 +280,7 @@ class TrialFile:
         with self._open() as file:
             return {
                 name.removeprefix(prefix): file.get_tensor(name)
-                for name in file.keys()
+                for name in file.keys()  # noqa: SIM118 - a handle, not a mapping
                 if name.startswith(prefix)
             }
 

@@ -12,16 +12,19 @@ from counterpoise.types import Refusal
 def call(capsys, *arguments):
     """The command line in this process: (exit code, output)."""
     try:
-        app(list(arguments), standalone_mode=False)
-        code = 0
+        code = app(list(arguments), standalone_mode=False) or 0
     except SystemExit as stop:
         code = stop.code or 0
     return code, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("verb", ["run", "status", "audit", "report", "recipes", "doctor", "predict", "export"])
+@pytest.mark.parametrize(
+    "verb", ["run", "status", "audit", "report", "recipes", "doctor", "predict", "export"]
+)
 def test_every_verb_helps_with_an_example(verb):
-    done = subprocess.run([sys.executable, "-m", "counterpoise", verb, "--help"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "counterpoise", verb, "--help"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert f"counterpoise {verb}" in done.stdout
 

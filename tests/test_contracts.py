@@ -286,7 +286,8 @@ def test_scores_give_one_number_per_sample_whatever_its_company(item):
     ids = np.array([f"i{i}" for i in range(20)])
 
     def score(part):
-        return item(duplicates.Batch(part, np.zeros(len(part), int), real, ids, np.zeros(20, int)))
+        batch = duplicates.Batch(part, np.zeros(len(part), int), real, ids, np.zeros(20, int))
+        return item(batch, item.calibrate(real))
 
     values, nearest = score(x)
     assert values.shape == nearest.shape == (9,)

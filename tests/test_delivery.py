@@ -15,7 +15,9 @@ def test_the_folder_needs_no_run_and_says_what_the_run_says(finished, tmp_path):
     taken = Predictor.open(tmp_path / "taken")
     study = Study.open(finished.path)
     pixels = np.asarray(study.pixels("val"))
-    logits = file_of(study, taken.card["arm"], taken.card["trial"]).val_logits(taken.card["trial"], taken.card["arm"])
+    logits = file_of(study, taken.card["arm"], taken.card["trial"]).val_logits(
+        taken.card["trial"], taken.card["arm"]
+    )
     p = taken.probabilities(pixels)
     assert np.allclose(p.sum(1), 1, atol=1e-5)
     assert np.allclose(np.log(p), np.log(_softmax(logits / taken.card["temperature"])), atol=1e-3)
@@ -29,7 +31,9 @@ def _softmax(x):
 def test_predict_reads_what_it_can_and_says_why_not(finished, tmp_path):
     photo(1, 5).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no")
-    rows = Predictor.open(finished.path)([tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "absent.png"])
+    rows = Predictor.open(finished.path)(
+        [tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "absent.png"]
+    )
     assert rows[0]["label"] in finished.json("data/facts.json")["classes"]
     assert 0 < rows[0]["confidence"] <= 1
     assert [row["label"] for row in rows[1:]] == [None, None]

@@ -81,7 +81,9 @@ def test_imports_go_down(file):
         other = steps[1]
         if other == mine:
             if mine == "stages" and steps[2] != "stage":
-                assert steps[2] == Path(file).stem, f"{file} imports the stage {steps[2]}: stages meet only on disk"
+                assert steps[2] == Path(file).stem, (
+                    f"{file} imports the stage {steps[2]}: stages meet only on disk"
+                )
             continue
         if other in RANK:
             assert RANK[other] > RANK[mine], f"{file} imports counterpoise.{other}, which is not below it"

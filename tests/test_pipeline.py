@@ -84,7 +84,10 @@ def test_the_prior_that_losses_were_given_is_what_the_loader_yields(finished):
 
 def test_validation_and_test_are_held_out_before_the_cut(hostile, tmp_path):
     """The cut thins train alone: val and test are the same with and without it."""
-    runs = [counterpoise.run(small(hostile, cut=cut), tmp_path / cut[:3], until="audit") for cut in ("none", "few:3")]
+    runs = [
+        counterpoise.run(small(hostile, cut=cut), tmp_path / cut[:3], until="audit")
+        for cut in ("none", "few:3")
+    ]
     for role in ("val", "test"):
         plain, thin = (run.table(f"data/{role}/manifest.parquet") for run in runs)
         assert plain.equals(thin)
@@ -109,7 +112,9 @@ def test_no_stage_but_evaluate_opens_test_images(hostile, tmp_path, monkeypatch)
     monkeypatch.setattr(np, "load", watch(load))
     monkeypatch.setattr(pq, "read_table", watch(read))
     monkeypatch.setattr(builtins, "open", watch(plain))
-    counterpoise.run(small(hostile), tmp_path / "run", progress=lambda stage, done, total: now.__setitem__(0, stage))
+    counterpoise.run(
+        small(hostile), tmp_path / "run", progress=lambda stage, done, total: now.__setitem__(0, stage)
+    )
     assert {stage for stage, name in opened if name == "pixels.npy"} == {"evaluate"}
     assert {stage for stage, _ in opened} <= {"intake", "audit", "evaluate"}
 

@@ -22,7 +22,9 @@ COMMAND = ["run", "digits", "--cut", "exp:30", "--smoke", "--trials", "2", "--st
 def start(to: Path, workers: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "counterpoise", *COMMAND, "--to", str(to), "--workers", str(workers)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, start_new_session=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, start_new_session=True
+    )
 
 
 def outcome(to: Path) -> dict[str, object]:
@@ -30,7 +32,7 @@ def outcome(to: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(to.rglob("*")):
         name = str(path.relative_to(to))
-        if path.is_dir() or name.startswith((".scratch", "data/slices")) and path.suffix == ".npy":
+        if path.is_dir() or (name.startswith((".scratch", "data/slices")) and path.suffix == ".npy"):
             continue
         if path.suffix == ".parquet":
             found[name] = pq.read_table(path, partitioning=None).to_pylist()
@@ -64,7 +66,9 @@ def storm(to: Path, seconds: float, kills: int, rng: random.Random) -> int:
         except subprocess.TimeoutExpired:
             pass
         done += 1
-        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        children = subprocess.run(
+            ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+        ).stdout.split()
         if children and rng.random() < 0.3:
             os.kill(int(rng.choice(children)), signal.SIGKILL)
             time.sleep(0.5)

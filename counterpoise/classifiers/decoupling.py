@@ -171,10 +171,25 @@ def adjusted(head: LinearHead, prior: np.ndarray, tau: float) -> LinearHead:
     return replace(head, bias=(head.bias - shift).astype(np.float32))
 
 
+def probe(features: np.ndarray, job: HeadJob) -> tuple[np.ndarray, np.ndarray]:
+    """(weight, bias) of a head on raw features that a whole network can be trained on from.
+
+    Features are centred, but scaled by one number for all: per feature, an almost constant one would end with a huge
+    weight, and through that the first gradients would tear the backbone.
+    """
+    center = features.mean(0, dtype=np.float64).astype(np.float32)
+    moved = features - center
+    spread = np.full_like(center, max(float(moved.std()), 1e-6))
+    (head,) = train_heads(moved / spread, [job], standardise=False)
+    plain = replace(head, center=center, scale=spread).plain()
+    assert plain is not None, "cosine heads are not affine"
+    return plain
+
+
 def wise(theta0: Mapping[str, Tensor], theta1: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """(1 - alpha) theta0 + alpha theta1 (Wortsman et al. 2022, Equation 1). Counters are taken from theta1.
 
-    Running statistics of BatchNorm are interpolated as well; re-estimate them on real data afterwards.
+    Running statistics of BatchNorm are interpolated as well; where training moved them, re-estimate them afterwards.
     """
     assert theta0.keys() == theta1.keys(), (
         f"not the same network: {sorted(theta0.keys() ^ theta1.keys())[:4]}"

@@ -137,12 +137,12 @@ def train_heads(
         for at, index in enumerate(block):
             rows = weight[at]
             if cosine:  # the loss multiplies cosines by its own scale: so does the head
-                rows = F.normalize(rows, dim=1) * _scale(jobs[index].loss)
+                rows = F.normalize(rows, dim=1) * cosine_scale(jobs[index].loss)
             heads[index] = LinearHead(rows.numpy(), bias[at].numpy(), center, scale, normalise=cosine)
     return [heads[index] for index in range(len(jobs))]
 
 
-def _scale(loss: Any) -> float:
+def cosine_scale(loss: Any) -> float:
     """The factor a loss gives to cosines; wrappers (weights, deferral) keep it in the loss they wrap."""
     while not hasattr(loss, "scale") and (
         inner := getattr(loss, "loss", None) or getattr(loss, "first", None)

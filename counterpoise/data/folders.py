@@ -63,7 +63,7 @@ class Folder:
         return read_below(self.root, rows)
 
     def state(self) -> str:
-        return files_state(path for path in sorted(_all_files(self.root)))
+        return files_state(sorted(_all_files(self.root)))
 
 
 def has_splits(root: str, folders: Sequence[str]) -> bool:
@@ -88,15 +88,17 @@ def _holds_folders(path: str) -> bool:
 
 
 def _hidden(name: str) -> bool:
-    return name == "__MACOSX" or (name.startswith(".") and not name.startswith(".."))
+    return (name[:1] == "." and name[:2] != "..") or name == "__MACOSX"
 
 
-def _all_files(root: str) -> Iterator[str]:
+def _all_files(root: str) -> list[str]:
+    found: list[str] = []
     for entry in _entries(root):
         if entry.is_dir(follow_symlinks=False):
-            yield from _all_files(entry.path)
+            found += _all_files(entry.path)
         else:
-            yield entry.path
+            found.append(entry.path)
+    return found
 
 
 class _Found:
@@ -138,7 +140,8 @@ class _Found:
                 self.problems.append(Problem(uri, "missing label: it lies outside every class folder"))
 
     def _wanted(self, entry: os.DirEntry[str], uri: str) -> bool:
-        if entry.is_symlink() and os.path.isdir(entry.path):
+        regular = entry.is_file(follow_symlinks=False)
+        if not regular and entry.is_symlink() and os.path.isdir(entry.path):
             self.problems.append(Problem(uri, "a linked folder: links to folders are not followed"))
             return False
         suffix = os.path.splitext(entry.name)[1].lower()
@@ -150,7 +153,6 @@ class _Found:
         except UnicodeEncodeError:
             self.problems.append(Problem(uri, "its path is not valid UTF-8: rename it"))
             return False
-        regular = entry.is_file(follow_symlinks=False)
         if reason := None if regular else self.fence.problem(uri):
             self.problems.append(Problem(uri, reason))
         return reason is None

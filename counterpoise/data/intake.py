@@ -29,6 +29,9 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from counterpoise.data.fitting import fit as fit  # what most callers want next
+from counterpoise.data.plain import decode_plain
+
 #: The decoders that hostile bytes may reach. Opened directly: `Image.open` would try them in turn and warn about size.
 OPENERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
@@ -124,6 +127,8 @@ def intake(data: bytes, name: str = "", max_pixels: int = 50_000_000) -> Intake:
     suffix = name[name.rfind(".") :].lower()
     if SUFFIXES.get(suffix, format) != format:
         actions.append(f"named {suffix} but holds {format}")
+    if plain := decode_plain(data, format, max_pixels):
+        return Intake(_array(plain), None, tuple(actions), format, *plain.size)
     size = (0, 0)
     try:
         with QUIET:
@@ -207,8 +212,11 @@ def _pixels(opened: ImageFile.ImageFile, data: bytes, format: str, actions: list
         if image.mode[0] in "IF":
             return _scaled(image, tags, actions)[:, :, None]
         image = _plain(image, tags, raw, actions)
-    pixels = np.asarray(image)
-    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+    return _array(image)
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.height, image.width, -1)
 
 
 def _upright(image: Image.Image, actions: list[str]) -> Image.Image:
@@ -299,23 +307,6 @@ def _scaled(image: Image.Image, tags: Any, actions: list[str]) -> np.ndarray:
         actions.append("alpha on white")
         result[values == transparent] = 255
     return result
-
-
-def fit(pixels: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """The centre square at the working resolution, (size, size, channels) uint8; the same array if it already is."""
-    height, width, found = pixels.shape
-    assert {channels, found} <= {1, 3}, (channels, found)
-    if found == 3 and channels == 1:
-        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
-    if (height, width) != (size, size):
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        # One antialiased step from the square to the target; only far larger images are first reduced by a box.
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
-        pixels = np.asarray(image).reshape(size, size, -1)
-    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] < channels else pixels
 
 
 def pixel_hash(pixels: np.ndarray) -> str:

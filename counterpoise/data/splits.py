@@ -62,15 +62,18 @@ class Holdout:
         groups = no_groups if groups is None else groups
         cells = _codes(labels, no_groups if self.together else groups)
         units = _units(pool, hashes, groups if self.together else no_groups)
-        turn = {unit: min(_turn(seed, ids[row]) for row in rows) for unit, rows in enumerate(units)}
+        turn = {unit: min([_turn(seed, ids[row]) for row in rows]) for unit, rows in enumerate(units)}
         room = self._room(labels, cells, pool, missing)
         size_of = Counter(cells[pool].tolist())
         # A whole group may be more than asked for, but nobody takes more than half of a cell.
         spare = {cell: size // 2 for cell, size in size_of.items()}
         cell_of = cells.tolist()
-        counts = [Counter([cell_of[row] for row in rows]) for rows in units]
+        counts = [
+            {cell_of[rows[0]]: 1} if len(rows) == 1 else Counter([cell_of[row] for row in rows])
+            for rows in units
+        ]
         members: dict[int, list[int]] = {cell: [] for cell in spare}
-        for unit in sorted(turn, key=lambda unit: turn[unit]):
+        for unit in sorted(turn, key=turn.__getitem__):
             for cell in counts[unit]:
                 members[cell].append(unit)
         free = set(turn)
@@ -79,8 +82,10 @@ class Holdout:
                 for unit in members[cell]:
                     if room[role][cell] <= 0:
                         break
+                    if unit not in free:
+                        continue
                     size = counts[unit]
-                    if unit not in free or any(spare[c] < n for c, n in size.items()):
+                    if any(spare[c] < n for c, n in size.items()):
                         continue
                     if not self.together and (len(size) > 1 or size[cell] > room[role][cell]):
                         continue
@@ -127,6 +132,12 @@ def _turn(seed: int, name: str) -> bytes:
 
 def _units(pool: np.ndarray, hashes: Sequence[str | None], groups: np.ndarray) -> list[list[int]]:
     """Rows that must not be parted: those with the same pixels, and those of one group (unless it is below zero)."""
+    group_of = groups.tolist()
+    if groups.max(initial=-1) < 0:  # the usual case: only pixels bind
+        alike: dict[object, list[int]] = {}
+        for row in pool.tolist():
+            alike.setdefault(hashes[row] or row, []).append(row)
+        return list(alike.values())
     parent = {int(row): int(row) for row in pool}
 
     def root(row: int) -> int:
@@ -135,7 +146,6 @@ def _units(pool: np.ndarray, hashes: Sequence[str | None], groups: np.ndarray) -
         return row
 
     seen: dict[object, int] = {}
-    group_of = groups.tolist()
     for row in parent:
         for key in (hashes[row] or None, group_of[row] if group_of[row] >= 0 else None):
             if key is not None:

@@ -1,4 +1,4 @@
-"""Other people's image networks as frozen feature extractors; the only file that imports transformers, timm and open_clip.
+"""Other people's image networks as feature extractors; the only file that imports transformers, timm and open_clip.
 
 Names: ``hf:microsoft/resnet-18`` (a hub name or a folder), a bare folder, ``timm:convnext_tiny``,
 ``openclip:ViT-B-32/laion2b_s34b_b79k``. Weights are safetensors unless pickle is allowed by name; remote code never
@@ -18,7 +18,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -34,7 +33,7 @@ PICKLE = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.j
 
 
 class Backbone(nn.Module):
-    """uint8 pixels (B, H, W, C) => features (B, dim) float32. Always in eval mode, without gradients."""
+    """uint8 pixels (B, H, W, C) => features (B, dim) float32. Always in eval mode; frozen unless told otherwise."""
 
     def __init__(
         self,
@@ -70,12 +69,15 @@ class Backbone(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         found = f"{pixels.dtype} {tuple(pixels.shape)}"
         assert (pixels.dtype, pixels.ndim) == (torch.uint8, 4), f"pixels are uint8 (B, H, W, C), not {found}"
-        x = pixels.to(self._mean.device).permute(0, 3, 1, 2).float()
+        return self.embed(pixels.to(self._mean.device).permute(0, 3, 1, 2).float() / 255)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) in [0, 1] => features (B, dim) float32; differentiable where weights ask for gradients."""
         if x.shape[1] == 1:
             x = x.expand(-1, len(self.mean), -1, -1)
         if x.shape[2:] != self.size:
             x = F.interpolate(x, self.size, mode="bilinear", antialias=True, align_corners=False)
-        x = (x / 255 - self._mean) / self._std
+        x = (x - self._mean) / self._std
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bf16):
             features = self.features(x)
         return features.flatten(1).float()
@@ -98,68 +100,15 @@ def open_backbone(
         raise Refusal(
             f"{name}: code named on the command line is not run; save the model as a transformers folder"
         )
-    folder = _folder(name, revision, allow_pickle)
+    folder = model_folder(name, revision, allow_pickle)
     net, features = _hf(folder)
-    return Backbone(net, features, _content(folder), *_preprocessing(folder, net.config, size), bf16)
-
-
-def replace_classifier(
-    name: str,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    labels: Sequence[str],
-    out: Path,
-    revision: str | None = None,
-    allow_pickle: bool = False,
-    size: int | None = None,
-) -> bool:
-    """Write a transformers folder whose logits are ``features @ weight.T + bias``; False if this network cannot say so.
-
-    ``weight`` (C, D) and ``bias`` (C,) act on raw features. `AutoModelForImageClassification.from_pretrained(out)` opens it.
-    """
-    if name.startswith(("timm:", "openclip:")):
-        return False
-    assert weight.shape[0] == len(bias) == len(labels), (
-        f"{weight.shape}, {len(bias)} biases, {len(labels)} labels"
-    )
-    folder = _folder(name, revision, allow_pickle)
-    net = _classifier(folder)
-    where = _head(net) if net is not None else None
-    if net is None or where is None or net.get_submodule(where).in_features != weight.shape[1]:
-        return False
-    fresh = nn.Linear(weight.shape[1], weight.shape[0])
-    with torch.no_grad():
-        fresh.weight.copy_(torch.from_numpy(weight))
-        fresh.bias.copy_(torch.from_numpy(bias))
-    net.set_submodule(where, fresh)
-    net.config.id2label = dict(enumerate(labels))
-    # Two classes may share a name; the index is what counts.
-    net.config.label2id = {label: index for index, label in reversed(list(enumerate(labels)))}
-    net.save_pretrained(out)
-    (height, width), mean, std = _preprocessing(folder, net.config, size)
-    found = _json(folder / "preprocessor_config.json")
-    settings = {
-        "image_processor_type": found.get("image_processor_type", "ViTImageProcessor"),
-        "do_resize": True,
-        "size": {"height": height, "width": width},
-        "resample": 2,
-        "do_center_crop": False,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
-    (Path(out) / "preprocessor_config.json").write_text(
-        json.dumps(settings, indent=2) + "\n", encoding="utf-8"
-    )
-    return True
+    return Backbone(net, features, _content(folder), *preprocessing(folder, net.config, size), bf16)
 
 
 # --- transformers ------------------------------------------------------------------------------------------
 
 
-def _folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
+def model_folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
     """The local folder of a name, downloaded if it is a hub name, with only the files that are needed."""
     plain = name.removeprefix("hf:")
     folder = Path(plain).expanduser()
@@ -221,7 +170,7 @@ def _hash(paths: Iterable[Path]) -> bytes:
     return digest.digest()
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
@@ -235,12 +184,12 @@ def _load_net(auto: Any, folder: Path) -> Any:
     # A head that the file lacks is filled at random and never used: the global generator must not notice.
     safe = any(
         path.suffix == ".safetensors" for path in _weights(folder)
-    )  # else _folder has been allowed pickle
+    )  # else model_folder has been allowed pickle
     with torch.random.fork_rng(devices=[]):
         return _load(auto, folder, use_safetensors=safe, weights_only=True, dtype=torch.float32)
 
 
-def _classifier(folder: Path) -> Any | None:
+def open_classifier(folder: Path) -> Any | None:
     """The network with its classifier, where transformers has such a class for it and it is no text-image pair."""
     transformers = _need("transformers", "hf")
     config = _load(transformers.AutoConfig, folder)
@@ -252,7 +201,7 @@ def _classifier(folder: Path) -> Any | None:
     return _load_net(transformers.AutoModelForImageClassification, folder)
 
 
-def _head(net: Any) -> str | None:
+def head_path(net: Any) -> str | None:
     """The path of the one plain Linear that makes the logits, if that is how this network ends."""
     outside = net.base_model_prefix + "."
     names = [
@@ -270,12 +219,12 @@ def _head(net: Any) -> str | None:
 def _hf(folder: Path) -> tuple[Any, Callable[[Tensor], Tensor]]:
     """The network and the function from normalised pixels to features."""
     transformers = _need("transformers", "hf")
-    net = _classifier(folder)
-    if net is not None and (where := _head(net)) is not None:
+    net = open_classifier(folder)
+    if net is not None and (where := head_path(net)) is not None:
         net.set_submodule(where, nn.Identity())  # the logits are now what the classifier would have seen
         return net, lambda x: net(pixel_values=x).logits
     auto = transformers.AutoModel
-    if "CLIPVisionModelWithProjection" in (_json(folder / "config.json").get("architectures") or []):
+    if "CLIPVisionModelWithProjection" in (read_json(folder / "config.json").get("architectures") or []):
         auto = transformers.CLIPVisionModelWithProjection
     net = _load_net(auto, folder)
 
@@ -290,11 +239,11 @@ def _hf(folder: Path) -> tuple[Any, Callable[[Tensor], Tensor]]:
     return net, features
 
 
-def _preprocessing(
+def preprocessing(
     folder: Path, config: Any, size: int | None
 ) -> tuple[tuple[int, int], tuple[float, ...], tuple[float, ...]]:
     """(height, width), mean and std, by the preprocessor's settings, else the model's, else those of ImageNet."""
-    found = _json(folder / "preprocessor_config.json")
+    found = read_json(folder / "preprocessor_config.json")
     config = getattr(config, "vision_config", config)
     wanted: Any = found.get("crop_size") if found.get("do_center_crop", "crop_size" in found) else None
     wanted = size or wanted or found.get("size") or getattr(config, "image_size", None) or 224
@@ -345,7 +294,7 @@ def _timm(name: str, revision: str | None, size: int | None, bf16: bool) -> Back
     net.reset_classifier(0)
     content = name.encode() + _hash([path])
     shape = _square(size, settings["input_size"][1:])
-    return Backbone(net, net, content, shape, settings["mean"], settings["std"], bf16)
+    return Backbone(net, net.forward, content, shape, settings["mean"], settings["std"], bf16)
 
 
 def _open_clip(name: str, size: int | None, bf16: bool) -> Backbone:

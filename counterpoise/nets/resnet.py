@@ -31,7 +31,23 @@ class _Block(nn.Module):
         return skip + self.conv2(F.relu(self.norm2(self.conv1(pre))))
 
 
-class ResNet(nn.Module):
+class Headed(nn.Module):
+    """A network with a linear head; with `cosine` its logits are cosines of feature and class vector (LDAM)."""
+
+    head: nn.Linear
+    cosine: bool
+
+    def features(self, x: Tensor) -> Tensor:  # (b, c, h, w) in [0, 1] => (b, d)
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        if self.cosine:
+            return F.linear(F.normalize(features), F.normalize(self.head.weight))
+        return self.head(features)
+
+
+class ResNet(Headed):
     """Features of an image batch in [0, 1]; `head` turns them into logits."""
 
     def __init__(
@@ -53,12 +69,6 @@ class ResNet(nn.Module):
     def features(self, x: Tensor) -> Tensor:  # (b, c, h, w) in [0, 1] => (b, d)
         x = self.stages(self.stem((x - 0.5) * 4))
         return F.relu(self.norm(x)).mean((2, 3))
-
-    def forward(self, x: Tensor) -> Tensor:
-        features = self.features(x)
-        if self.cosine:  # LDAM's logits: cosines of feature and class vector
-            return F.linear(F.normalize(features), F.normalize(self.head.weight))
-        return self.head(features)
 
 
 @part

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from counterpoise.classifiers.decoupling import CRT, LWS, NCM, PosthocLA, TauNorm
 from counterpoise.classifiers.groups import DFR
 from counterpoise.classifiers.losses import (
@@ -25,6 +27,7 @@ from counterpoise.classifiers.robust import GroupDRO
 from counterpoise.classifiers.training import Training
 from counterpoise.data.augment import Crop, CutMix, Flip, RandAugment
 from counterpoise.generators.simple import Copies, Interpolate, Oversample
+from counterpoise.nets.finetuned import Finetuned
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import FillUp
 from counterpoise.proposals.pairings import Neighbours, SameClass
@@ -32,6 +35,7 @@ from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.select import AtLeast, KeepAll
 from counterpoise.spaces.features import Frozen
+from counterpoise.types import Refusal
 
 
 def baselines(
@@ -40,6 +44,7 @@ def baselines(
     *,
     backbone: str = "",
     backbone_size: int | None = None,
+    finetune: bool = False,
     width: int = 16,
     blocks: int = 1,
     steps: int | None = None,
@@ -55,20 +60,29 @@ def baselines(
     counterpoise run digits --cut exp:50
     Measured numbers and their commit are in docs/results.md.
 
-    With `--backbone` classifiers are heads on its frozen features, without one they are small residual networks
-    trained from scratch. `--all-arms` adds the rest of the family, `--groups` the arms that look at groups.
+    `--backbone NAME` (a transformers folder or hub name, `timm:NAME`, `openclip:NAME/TAG`): classifiers are heads on
+    its frozen features; `--finetune` trains all of it, and adds WiSE-FT. `--backbone-size PIXELS` is its input
+    resolution, if not the one it was made for. Without a backbone classifiers are residual networks trained from
+    scratch, `--width CHANNELS` in their first stage and `--blocks N` per stage. Every arm gets `--steps N` (250; heads
+    1000, fine-tuning 100) of `--batch N` views. `--all-arms` adds the rest of the family, `--groups` the arms that
+    look at groups. `--fill-to N` fills every class up to N images, not to the largest class.
     """
-    network = (
-        Frozen(backbone=backbone, size=backbone_size) if backbone else SmallResNet(width=width, blocks=blocks)
-    )
+    if finetune and not backbone:
+        raise Refusal("--finetune trains a given backbone and none is named: say which with --backbone NAME")
+    frozen = bool(backbone) and not finetune
     if steps is None:
-        steps = 20 if smoke else 1000 if backbone else 250
-    training = (
-        Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4)
-        if backbone
-        else Training(steps=steps, batch=batch)
-    )
-    look = () if backbone else (Crop(), Flip())
+        steps = 20 if smoke else 1000 if frozen else 100 if finetune else 250
+    network: Any = SmallResNet(width=width, blocks=blocks)
+    training = Training(steps=steps, batch=batch)
+    if frozen:
+        network = Frozen(backbone=backbone, size=backbone_size)
+        training = Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4)
+    elif finetune:
+        network = Finetuned(backbone=backbone, size=backbone_size)
+        training = Training(
+            steps=steps, batch=batch, lr=0.003, weight_decay=1e-4
+        )  # 0.01 diverged on MobileNetV2
+    look = () if frozen else (Crop(), Flip())
     instance, balanced = Instance(), BalancedSoftmax()
 
     fits = [
@@ -86,9 +100,12 @@ def baselines(
         Arm("balanced_sampling", "balanced_sampling"),
         Arm("ldam_drw", "ldam_drw"),
     ]
-    if not backbone:
+    if not frozen:
         fits.append(Fit("cutmix", balanced, instance, (*look, CutMix())))
         arms.append(Arm("cutmix", "cutmix"))
+    if finetune:
+        fits.append(Fit("wise_ft", CE(), instance, look, wise=True))
+        arms.append(Arm("wise_ft", "wise_ft"))
     if all_arms:
         more = {
             "inverse_weights": (Weighted(), instance),
@@ -100,7 +117,7 @@ def baselines(
         }
         fits += [Fit(name, loss, sampler, look) for name, (loss, sampler) in more.items()]
         arms += [Arm(name, name) for name in more] + [Arm("lws", "ce", LWS()), Arm("ncm", "ce", NCM())]
-        if not backbone:
+        if not frozen:
             fits.append(Fit("randaugment", balanced, instance, (*look, RandAugment())))
             arms.append(Arm("randaugment", "randaugment"))
     if groups:
@@ -116,10 +133,10 @@ def baselines(
 
     budget, nearest = FillUp(to=fill_to), (("nearest_real", NearestReal()),)
     synthesis = [
-        Synthesis("copies", Copies(), budget, SameClass(), nearest, KeepAll()),
+        Synthesis("copies", Copies(), budget, SameClass(), select=KeepAll()),
         Synthesis("smote", Interpolate(), budget, Neighbours(), nearest, AtLeast("nearest_real", 0.02)),
     ]
-    if not backbone:  # in feature space an augmented copy is the copy
+    if not frozen:  # in feature space an augmented copy is the copy
         synthesis.insert(
             1, Synthesis("oversample", Oversample(augment=look), budget, SameClass(), nearest, KeepAll())
         )

@@ -14,6 +14,8 @@ from pydantic import Field
 
 from counterpoise.types import part
 
+MOST_CALIBRATED = 2000
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,28 +35,37 @@ class NearestReal:
     share: Annotated[float, Field(gt=0, le=1)] = 0.5
     quantile: Annotated[float, Field(ge=0, le=1)] = 0.01
 
-    def threshold(self, real: np.ndarray) -> float:
-        """Distance under which something counts as a copy, from the real rows alone (exact duplicates left out)."""
-        distances, _ = nearest(real, real, skip_self=True)
-        distances = distances[distances > 1e-6]
-        return float(self.share * np.quantile(distances, self.quantile)) if len(distances) else 1.0
+    def calibrate(self, real: np.ndarray) -> float:
+        """Distance under which something counts as a copy, from real rows alone (exact duplicates left out).
 
-    def __call__(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        Once per lot; of many rows, an even sample is held against all.
+        """
+        asked = np.unique(np.linspace(0, len(real) - 1, min(MOST_CALIBRATED, len(real))).astype(int))
+        distances, _ = nearest(real[asked], real, itself=asked)
+        distances = distances[distances > 1e-6]
+        return (
+            max(float(self.share * np.quantile(distances, self.quantile)), 1e-12) if len(distances) else 1.0
+        )
+
+    def __call__(self, batch: Batch, threshold: float) -> tuple[np.ndarray, np.ndarray]:
         distances, index = nearest(batch.x, batch.real)
-        return distances / max(self.threshold(batch.real), 1e-12), batch.real_ids[index]
+        return distances / threshold, batch.real_ids[index]
 
 
 def nearest(
-    x: np.ndarray, real: np.ndarray, skip_self: bool = False, chunk: int = 512
+    x: np.ndarray, real: np.ndarray, itself: np.ndarray | None = None, chunk: int = 512
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Euclidean distance to, and place of, the nearest row of `real`; memory bounded by the chunk."""
+    """Euclidean distance to, and place of, the nearest row of `real`; memory bounded by the chunk.
+
+    `itself` names the row of `real` that each x is, and that does not count as its neighbour.
+    """
     squares = (real**2).sum(1)
     distances, places = np.empty(len(x), np.float32), np.empty(len(x), np.int64)
     for start in range(0, len(x), chunk):
         part_ = x[start : start + chunk]
         gaps = squares - 2 * part_ @ real.T  # + |x|^2, the same for every candidate
-        if skip_self:
-            gaps[np.arange(len(part_)), start + np.arange(len(part_))] = np.inf
+        if itself is not None:
+            gaps[np.arange(len(part_)), itself[start : start + chunk]] = np.inf
         best = gaps.argmin(1)
         places[start : start + chunk] = best
         distances[start : start + chunk] = np.linalg.norm(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
@@ -13,6 +15,7 @@ from counterpoise.types import part
 
 if TYPE_CHECKING:
     from counterpoise.nets.backbones import Backbone
+    from counterpoise.nets.export import Affine
 
 
 @part
@@ -26,20 +29,32 @@ class Frozen:
 
     def encode(self, pixels: np.ndarray, batch: int = 32) -> np.ndarray:
         """uint8 (n, h, w, c) => float32 (n, d)."""
-        net = _opened(self)
+        net = self._backbone()
         found = [
-            net(torch.from_numpy(np.ascontiguousarray(pixels[start : start + batch]))).cpu().numpy()
+            net(torch.from_numpy(np.array(pixels[start : start + batch]))).cpu().numpy()
             for start in range(0, len(pixels), batch)
         ]
         return np.concatenate(found) if found else np.zeros((0, net.dim), np.float32)
 
     def digest(self) -> str:
         """Of the weights themselves, so that a changed file under the same name is seen."""
-        return _opened(self).digest
+        return self._backbone().digest
+
+    def export(self, head: Affine, labels: Sequence[str], out: Path, net: None = None) -> bool:
+        """The backbone with this head as a transformers folder; False where there is no such form."""
+        from counterpoise.nets.export import export
+
+        return export(self.backbone, head, labels, out, revision=self.revision, size=self.size)
+
+    def _backbone(self) -> Backbone:
+        folder = Path(self.backbone.removeprefix("hf:")).expanduser()
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return _opened(self, tuple((path.name, path.stat().st_mtime_ns) for path in files))
 
 
 @lru_cache(maxsize=1)
-def _opened(space: Frozen) -> Backbone:
+def _opened(space: Frozen, state: tuple[tuple[str, int], ...]) -> Backbone:
+    """`state` is not read: a folder whose files changed is opened anew."""
     from counterpoise.nets.backbones import open_backbone
 
     return open_backbone(space.backbone, revision=space.revision, size=space.size)

@@ -38,7 +38,7 @@ def count_classes(study: Study, unit: str) -> None:
 
 
 def audit(study: Study, unit: str) -> None:
-    seen = study.seen([name for name in tables.INTAKE.names if name != "actions"])
+    seen = study.seen(["uri", "reason", "actions", "format", "width", "height", "pixel_hash", "mean", "std"])
     good = seen.filter(pc.is_null(seen["reason"]))
     manifests = [study.manifest(role) for role in ROLES]
     used = pa.concat_tables([m.select(["uri", "label", "pixel_hash", "split"]) for m in manifests])
@@ -46,17 +46,13 @@ def audit(study: Study, unit: str) -> None:
     uris, labels = used["uri"].to_pylist(), used["label"].to_pylist()
     counts = study.counts()
     there = counts[counts > 0]
-    actions = Counter(
-        action
-        for name in study.slices()
-        for row in study.run.table(name, ["actions"])["actions"].to_pylist()
-        for action in row or []
-    )
+    names = study.classes
+    actions = Counter(seen["actions"].combine_chunks().flatten().to_pylist())
     same: dict[str, list[str]] = {}
     for uri, pixel_hash in zip(good["uri"].to_pylist(), good["pixel_hash"].to_pylist(), strict=True):
         same.setdefault(pixel_hash, []).append(uri)
     doubled = [members for members in same.values() if len(members) > 1]
-    leaks, disputed = overlaps(hashes, roles), conflicts(hashes, [study.classes[label] for label in labels])
+    leaks, disputed = overlaps(hashes, roles), conflicts(hashes, [names[label] for label in labels])
     notes = list(study.facts["notes"])
     for c, name in enumerate(study.classes):
         if not counts[c]:

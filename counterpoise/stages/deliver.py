@@ -19,9 +19,14 @@ def deliver(study: Study, unit: str) -> None:
     file = file_of(study, arm, trial)
     fit = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == arm))
     temperature = fit_temperature(file.val_logits(trial, arm), study.labels("val"), balanced=True)
-    head, facts = file.head(trial, arm), study.facts
+    head, facts, network = file.head(trial, arm), study.facts, study.recipe.network
     arrays = {f"head/{name}": value for name, value in head.save().items()}
-    if not study.frozen:
+    net, folder = file.network(study, trial), (study.run / unit).parent
+    # A backbone goes along as a transformers folder where there is such a form: then nothing else is needed.
+    exported = hasattr(network, "export") and network.export(
+        head, facts["classes"], folder / "transformers", net
+    )
+    if net is not None and not exported:
         arrays |= {f"net/{name}": value for name, value in file.arrays(f"{trial}/net/").items()}
     card = {
         "labels": facts["classes"],
@@ -29,7 +34,8 @@ def deliver(study: Study, unit: str) -> None:
         "trial": trial,
         "validation_balanced_accuracy": validation[trial],
         "temperature": temperature,
-        "network": describe(study.recipe.network),
+        "network": describe(network),
+        "transformers": exported,
         "cosine": bool(fit.loss.cosine),
         "size": facts["size"],
         "channels": facts["channels"],
@@ -41,9 +47,8 @@ def deliver(study: Study, unit: str) -> None:
         "rescale_factor": 1 / 255,
         "channels": facts["channels"],
     }
-    folder = (study.run / unit).parent
     if study.frozen:
-        card["transformers"] = study.recipe.network.export(head, facts["classes"], folder / "transformers")
+        card["digest"] = network.digest()
     write_folder(folder, card, arrays, preprocessing)
 
 

@@ -6,6 +6,7 @@ validation and test first, then the cut of every draw, then one decoded cache pe
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -14,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from counterpoise import tables
-from counterpoise.data.intake import Intake, fit, intake, pixel_hash
+from counterpoise.data.fitting import Fitting, statistics
+from counterpoise.data.intake import Intake, intake, pixel_hash
 from counterpoise.recipe import Data
 from counterpoise.stages.stage import Step
 from counterpoise.study import LISTING, ROWS_PER_SLICE, Study
@@ -24,6 +26,14 @@ PEEK = 200  # images looked at to settle the working size and the colour
 LARGEST_AUTO = 64  # pixels; a larger working size is asked for, never guessed
 FACTS = "data/facts.json"
 ROLES = ("train", "val", "test")
+FOUND = (
+    "reason",
+    "actions",
+    "format",
+    "width",
+    "height",
+    "pixel_hash",
+)  # of each image, beside its statistics
 
 
 # --- list ----------------------------------------------------------------------------------------------------
@@ -36,7 +46,9 @@ def list_source(study: Study, unit: str) -> None:
     if not len(listing):
         raise Refusal(f"no image was found in {source}: " + "; ".join(found["notes"] + ["nothing to study"]))
     shape = settle_shape(study.recipe.data, source, listing)
-    study.run.put_table(unit, tables.with_meta(listing, found | shape | {"state": source.state()}))
+    study.run.put_table(
+        unit, tables.with_meta(listing, found | shape | {"state": source.state()}), ROWS_PER_SLICE
+    )
 
 
 def settle_shape(data: Data, source: Any, listing: pa.Table) -> dict[str, int]:
@@ -64,24 +76,25 @@ def _colourful(pixels: np.ndarray) -> bool:
 
 def decode_slice(study: Study, unit: str) -> None:
     """Decode, hash and describe one slice of the listing; its pixels at the working size lie beside it until divided."""
-    number = int(unit[-13:-8])
-    listing = study.run.table(LISTING)
-    meta, rows = tables.meta(listing), listing.slice(number * ROWS_PER_SLICE, ROWS_PER_SLICE)
-    size, channels = meta["size"], meta["channels"]
-    names = rows["uri"].to_pylist()
-    pixels = np.zeros((len(rows), size, size, channels), np.uint8)
-    found: dict[str, list] = {name: [] for name in tables.INTAKE.names if name not in tables.LISTING.names}
+    rows = study.run.table_group(LISTING, int(unit[-13:-8]))
+    meta, names = tables.meta(rows), rows["uri"].to_pylist()
+    pixels = np.zeros((len(rows), meta["size"], meta["size"], meta["channels"]), np.uint8)
+    fitting, found, good = Fitting(pixels), [], np.zeros(len(rows), bool)
     for row, item in enumerate(study.recipe.data.source.read(rows)):
         one = decode(item, names[row])
-        hash_ = mean = std = None
+        hash_ = None
         if one.pixels is not None:
-            pixels[row] = fit(one.pixels, size, channels)
-            hash_, mean, std = pixel_hash(one.pixels), float(one.pixels.mean()), float(one.pixels.std())
-        values = (one.reason, list(one.actions), one.format, one.width, one.height, hash_, mean, std)
-        for column, value in zip(found.values(), values, strict=True):
-            column.append(value)
+            fitting.put(row, one.pixels)
+            hash_, good[row] = pixel_hash(one.pixels), True
+        found.append((one.reason, one.actions, one.format, one.width, one.height, hash_))
+    fitting.finish()
     study.run.put_array(unit.replace(".parquet", ".npy"), pixels)
-    columns = {name: rows[name] for name in tables.LISTING.names} | found
+    columns = {name: rows[name] for name in tables.LISTING.names}
+    columns |= zip(FOUND, zip(*found, strict=True), strict=True)
+    columns |= {
+        name: pa.array(values, mask=~good)
+        for name, values in zip(("mean", "std"), statistics(pixels), strict=True)
+    }
     study.run.put_table(unit, tables.table(tables.INTAKE, columns))
 
 
@@ -105,7 +118,8 @@ def divide(study: Study, unit: str) -> None:
     everything = everything.append_column("place", pa.array(np.arange(len(everything))))
     table = everything.filter(pc.is_null(everything["reason"]))
     classes = meta["classes"]
-    labels = np.array([classes.index(name) for name in table["label"].to_pylist()], np.int64)
+    code = {name: i for i, name in enumerate(classes)}
+    labels = np.array([code[name] for name in table["label"].to_pylist()], np.int64)
     groups, group_names = _codes(table["group"].to_pylist())
     given = np.array([split or "" for split in table["split"].to_pylist()], object)
     hashes = np.array(table["pixel_hash"].to_pylist(), object)
@@ -196,10 +210,25 @@ def _write_role(
     places = taken["place"].to_numpy()
     shape = (len(rows), meta["size"], meta["size"], meta["channels"])
     with run.building_array(f"data/{role}/pixels.npy", shape, "uint8") as cache:
+        edges = np.searchsorted(places, np.arange(len(names) + 1) * ROWS_PER_SLICE)  # places rise
         for number, name in enumerate(names):
-            mine = np.flatnonzero(places // ROWS_PER_SLICE == number)
-            if len(mine):
-                cache[mine] = run.array(name.replace(".parquet", ".npy"))[places[mine] % ROWS_PER_SLICE]
+            first, last = edges[number : number + 2]
+            if first < last:
+                pixels = run.array(name.replace(".parquet", ".npy"))
+                np.take(
+                    pixels,
+                    places[first:last] - number * ROWS_PER_SLICE,
+                    axis=0,
+                    out=cache[first:last],
+                    mode="clip",
+                )
+                _forget(cache)
+
+
+def _forget(cache: np.ndarray) -> None:
+    """Written pages of a mapped file need not stay in this process: the system has them."""
+    if isinstance(cache.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        cache.base.madvise(mmap.MADV_DONTNEED)
 
 
 STEPS = (

@@ -1,8 +1,9 @@
-"""score: reads samples and train, writes one number per sample and score."""
+"""score: reads samples and train, writes one number per sample and score. Each score is calibrated once per lot first."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,16 @@ from counterpoise import tables
 from counterpoise.scores.duplicates import Batch
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study, flat, rows_of, samples_in
+
+
+def calibrations(study: Study) -> list[str]:
+    lots = [lot for lot in study.lots() if study.shards(lot)]
+    return [lot.calibration(score) for lot in lots for score, _ in study.synthesis(lot.synthesis).scores]
+
+
+def calibrate(study: Study, unit: str) -> None:
+    lot = Lot.of(unit)
+    study.run.put_json(unit, {"threshold": _score(study, lot, unit).calibrate(_real(study, lot))})
 
 
 def units(study: Study) -> list[str]:
@@ -22,19 +33,33 @@ def units(study: Study) -> list[str]:
 
 
 def work(study: Study, unit: str) -> None:
-    lot = Lot.of(unit)
-    score = dict(study.synthesis(lot.synthesis).scores)[Path(unit).parts[-2]]
-    x, ids = samples_in(study.run, lot.samples(int(Path(unit).stem)))
+    lot, path = Lot.of(unit), Path(unit)
+    x, ids = samples_in(study.run, lot.samples(int(path.stem)))
     plan = study.run.table(lot.plan, ["request_id", "label"])
     label_of = dict(zip(plan["request_id"].to_pylist(), plan["label"].to_pylist(), strict=True))
-    rows, labels, _, _ = rows_of(study, lot.draw, None)
-    real_ids = np.array(study.manifest("train")["id"].to_pylist())[study.draw_rows(lot.draw)]
+    mine = study.draw_rows(lot.draw)
     batch = Batch(
-        flat(x), np.array([label_of[i] for i in ids]), flat(rows.raw(np.arange(len(rows)))), real_ids, labels
+        flat(x),
+        np.array([label_of[i] for i in ids]),
+        _real(study, lot),
+        np.array(study.manifest("train")["id"].to_pylist())[mine],
+        study.labels("train")[mine],
     )
-    values, nearest = score(batch) if len(ids) else (np.zeros(0), np.zeros(0, str))
+    threshold = study.run.json(lot.calibration(path.parts[-2]))["threshold"]
+    values, nearest = (
+        _score(study, lot, unit)(batch, threshold) if len(ids) else (np.zeros(0), np.zeros(0, str))
+    )
     columns = {"request_id": ids, "score": values, "nearest_id": list(map(str, nearest))}
     study.run.put_table(unit, tables.table(tables.SCORES, columns))
 
 
-STEPS = (Step(units, work),)
+def _score(study: Study, lot: Lot, unit: str) -> Any:
+    return dict(study.synthesis(lot.synthesis).scores)[Path(unit).parts[-2]]
+
+
+def _real(study: Study, lot: Lot) -> np.ndarray:
+    rows, _, _, _ = rows_of(study, lot.draw, None)
+    return flat(rows.raw(np.arange(len(rows))))
+
+
+STEPS = (Step(calibrations, calibrate), Step(units, work))

@@ -16,10 +16,11 @@ from counterpoise.classifiers.decoupling import (
     balanced_accuracy,
     balanced_rows,
     choose_wise,
+    probe,
     wise,
 )
 from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
-from counterpoise.classifiers.losses import CE
+from counterpoise.classifiers.losses import CE, BalancedSoftmax
 from counterpoise.types import describe, load
 
 PARTS = [CRT(), LWS(), TauNorm(), NCM(), PosthocLA()]
@@ -159,3 +160,15 @@ def test_wise_ends_and_middle_and_choice():
     assert chosen == {"alpha": 0.4}
     assert found["w"][0] == pytest.approx(0.4)
     assert choose_wise(zero, one, lambda theta: 1.0)[1] == {"alpha": 0.0}, "ties go to the start"
+
+
+def test_a_probe_is_a_good_head_without_huge_weights(study):
+    _, fit, val, _, counts = study
+    rows = np.random.default_rng(1).integers(0, len(fit.labels), (300, 64))
+    almost = np.full((len(fit.labels), 1), 0.3, np.float32)
+    almost[0] += 1e-3  # nearly constant: standardised, it would get a weight in the hundreds
+    features = np.concatenate([fit.features, almost], 1)
+    weight, bias = probe(features, HeadJob(rows, fit.labels, BalancedSoftmax(), counts, 0))
+    logits = np.concatenate([val.features, np.full((len(val.labels), 1), 0.3)], 1) @ weight.T + bias
+    assert balanced_accuracy(logits, val.labels) > 0.6
+    assert np.abs(weight).max() < 10

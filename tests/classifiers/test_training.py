@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from counterpoise.classifiers.losses import CE, LDAM
 from counterpoise.classifiers.mixing import Instance, stream
 from counterpoise.classifiers.robust import GroupDRO, Mean
-from counterpoise.classifiers.training import Lesson, Training, features_of, train_network
+from counterpoise.classifiers.training import Descent, Lesson, Training, features_of, train_network
 from counterpoise.data.augment import CMO, Crop
 from counterpoise.data.pixels import Rows
 from counterpoise.nets.resnet import SmallResNet
-from counterpoise.trials import head_of
 from counterpoise.recipe import Fit
+from counterpoise.trials import head_of
 from counterpoise.types import Refusal
 
 
@@ -72,7 +72,7 @@ def test_the_linear_head_says_what_the_network_says(loss):
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_do():
-    with pytest.raises(Refusal, match="the loss is .*Lower training.lr"):
+    with pytest.raises(Refusal, match=r"the loss is .*Lower training\.lr"):
         train(lesson(), training=Training(steps=40, batch=16, lr=1e38))
 
 
@@ -83,3 +83,24 @@ def test_the_rate_warms_up_and_ends_near_zero(steps, warmup):
     assert max(rates) <= training.lr + 1e-9
     assert all(rate >= 0 for rate in rates)
     assert rates.index(max(rates)) <= warmup * steps + 1
+
+
+def test_descent_is_the_sgd_of_torch():
+    training = Training(weight_decay=0.01, momentum=0.9)
+    ours, theirs = (SmallResNet(width=4)(1, 3, 8, seed=0) for _ in range(2))
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    descent = Descent(list(ours.parameters()), training)
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": 0.01},
+        {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.SGD(groups, lr=0.1, momentum=0.9, nesterov=True)
+    for _ in range(4):
+        loss = torch.nn.functional.cross_entropy(20 * ours(x), y)  # steep enough to be clipped
+        descent(torch.autograd.grad(loss, descent.weights), 0.1)
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(20 * theirs(x), y).backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 5.0)
+        optimiser.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5)

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from counterpoise.data.intake import fit, intake, pixel_hash
+from counterpoise.data.fitting import Fitting, fit, statistics
+from counterpoise.data.intake import intake, pixel_hash
+from counterpoise.data.plain import decode_plain
 
 
 def encoded(image: Image.Image | np.ndarray, format: str, **options: object) -> bytes:
@@ -404,3 +406,66 @@ def test_the_hash_is_of_pixels_not_of_files():
     assert pixel_hash(noise(4, 6)[:, ::-1]) == pixel_hash(np.ascontiguousarray(noise(4, 6)[:, ::-1]))
     assert pixel_hash(np.zeros((1, 3, 1), np.uint8)) != pixel_hash(np.zeros((1, 1, 3), np.uint8))
     assert len(pixel_hash(noise(2, 2))) == 32
+
+
+# --- the quick ways give what the careful ones give ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG"])
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("options", [{}, {"progressive": True, "quality": 30}, {"dpi": (72, 72)}])
+def test_a_plain_file_is_decoded_as_pillow_does(format, channels, options):
+    data = encoded(noise(61, 47, channels), format, **options)
+    made = decode_plain(data, format, 10_000)
+    assert made is not None
+    assert np.array_equal(np.asarray(made), np.asarray(Image.open(io.BytesIO(data))))
+    assert decode_plain(data, format, 61 * 47 - 1) is None
+
+
+def test_what_needs_care_is_not_decoded_quickly():
+    turned = Image.Exif()
+    turned[274] = 6
+    for data, format in (
+        (encoded(noise(9, 9), "JPEG", exif=turned), "JPEG"),
+        (encoded(Image.fromarray(noise(9, 9)).convert("CMYK"), "JPEG"), "JPEG"),
+        (encoded(Image.fromarray(noise(9, 9)).convert("RGBA"), "PNG"), "PNG"),
+        (encoded(Image.fromarray(noise(9, 9)).convert("P"), "PNG"), "PNG"),
+        (encoded(noise(9, 9), "PNG", exif=turned), "PNG"),
+        (png16(np.ones((4, 4), int), 0), "PNG"),
+        (encoded(noise(9, 9), "JPEG")[:-40], "JPEG"),
+        (encoded(noise(99, 99), "PNG")[:-4000], "PNG"),
+    ):
+        assert decode_plain(data, format, 1_000_000) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_many_are_fitted_as_each_alone_and_as_pillow_does_it(channels):
+    images = [
+        noise(height, width, found, seed).reshape(height, width, found)
+        for seed, (height, width) in enumerate(
+            [(40, 40), (40, 60), (41, 40), (16, 16), (200, 90), (40, 40), (9, 13), (24, 18), (60, 32)]
+        )
+        for found in (1, 3)
+    ]
+    cache = np.zeros((len(images), 16, 16, channels), np.uint8)
+    fitting = Fitting(cache)
+    for row, image in enumerate(images):
+        fitting.put(row, image)
+    fitting.finish()
+    for made, image in zip(cache, images, strict=True):
+        assert np.array_equal(made, fit(image, 16, channels))
+        height, width = image.shape[:2]
+        side = min(height, width)
+        box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+        picture = Image.fromarray(image.squeeze())
+        picture = picture.convert("L") if channels == 1 else picture
+        wanted = np.asarray(picture.resize((16, 16), Image.Resampling.BICUBIC, box=box).convert("RGB"))
+        assert np.abs(made.astype(int) - wanted[:, :, :channels]).max() <= 1
+
+
+def test_statistics_are_those_of_each_image():
+    images = np.stack([noise(30, 30, 3, seed) // (seed % 200 + 1) for seed in range(400)])
+    mean, std = statistics(images)
+    assert np.allclose(mean, images.mean((1, 2, 3)), atol=1e-3)
+    assert np.allclose(std, images.std((1, 2, 3)), atol=1e-3)
+    assert statistics(np.full((2, 64, 64, 3), 201, np.uint8))[1].tolist() == [0, 0]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from counterpoise.nets.backbones import open_backbone, replace_classifier
+from counterpoise.nets.backbones import open_backbone
+from counterpoise.nets.export import replace_classifier
 from counterpoise.types import Refusal
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")

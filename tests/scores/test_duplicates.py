@@ -10,6 +10,10 @@ rng = np.random.default_rng(0)
 REAL = rng.random((200, 64)).astype(np.float32)
 
 
+def score(x):
+    return NearestReal()(batch(x), NearestReal().calibrate(REAL))
+
+
 def batch(x):
     return Batch(x, np.zeros(len(x), int), REAL, np.array([f"id{i}" for i in range(200)]), np.zeros(200, int))
 
@@ -17,12 +21,12 @@ def batch(x):
 def test_copies_are_caught_and_fresh_draws_are_not():
     copies = REAL[:50] + rng.normal(0, 1e-3, (50, 64)).astype(np.float32)
     fresh = rng.random((500, 64)).astype(np.float32)
-    assert (NearestReal()(batch(copies))[0] < 1).all()
-    assert (NearestReal()(batch(fresh))[0] >= 1).mean() >= 0.99
+    assert (score(copies)[0] < 1).all()
+    assert (score(fresh)[0] >= 1).mean() >= 0.99
 
 
 def test_the_nearest_row_is_named():
-    _, ids = NearestReal()(batch(REAL[[7, 3]]))
+    _, ids = score(REAL[[7, 3]])
     assert ids.tolist() == ["id7", "id3"]
 
 
@@ -38,8 +42,8 @@ def test_nearest_agrees_with_brute_force_for_any_chunk(n, chunk):
 
 def test_a_score_is_independent_of_its_company():
     x = rng.random((20, 64)).astype(np.float32)
-    whole = NearestReal()(batch(x))[0]
-    parts = np.concatenate([NearestReal()(batch(x[i : i + 3]))[0] for i in range(0, 20, 3)])
+    whole = score(x)[0]
+    parts = np.concatenate([score(x[i : i + 3])[0] for i in range(0, 20, 3)])
     assert np.array_equal(whole, parts)
 
 
