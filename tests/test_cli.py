@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import fill
+from studies import fill
 
 from counterpoise.cli import app
 from counterpoise.types import Refusal

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import photo
+from studies import photo
 
 from counterpoise import Predictor, Refusal, export_data
 from counterpoise.study import Study

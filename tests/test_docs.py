@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from conftest import fill, photo
+from studies import fill, photo
 
 import counterpoise
 from counterpoise import tables

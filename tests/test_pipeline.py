@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import CLASSES, fill, photo, small
+from studies import CLASSES, fill, photo, small
 
 import counterpoise
 from counterpoise import Refusal, pipeline

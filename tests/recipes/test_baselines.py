@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import photo, small
+from studies import photo, small
 
 from counterpoise import Fit, Predictor, Refusal, Run, run
 from counterpoise.classifiers.decoupling import balanced_accuracy, grid
