@@ -61,7 +61,8 @@ def storm(to: Path, seconds: float, kills: int, rng: random.Random) -> int:
     while done < kills:
         process = start(to, rng.choice([0, 1, 2]))
         try:
-            process.wait(rng.uniform(0.3, 1.0) * seconds)
+            process.wait(rng.uniform(0.1, 0.6) * seconds)
+            process.stderr.close()
             break  # it finished before its turn
         except subprocess.TimeoutExpired:
             pass

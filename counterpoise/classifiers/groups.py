@@ -89,22 +89,25 @@ def _standardise(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _l1(x: np.ndarray, labels: np.ndarray, strength: float, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """L1 logistic regression as (C, D), (C,); two classes give one row in sklearn, a class without rows none."""
+    """L1 logistic regression, each class against the rest, as (C, D), (C,); a class without rows is never predicted.
+
+    liblinear, which the authors used, too: on 1,280 features saga took 20 s where this takes one.
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    weight, bias = np.zeros((classes, x.shape[1])), np.full(classes, -1e4)
+    there = np.unique(labels)
     with warnings.catch_warnings():
         # An average of ten regressions does not need the last digit of each.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model = LogisticRegression(
-            C=strength, l1_ratio=1.0, solver="saga", max_iter=300, tol=1e-3, random_state=0
-        )
-        model.fit(x, labels)
-    weight = np.zeros((classes, x.shape[1]))
-    bias = np.full(classes, -1e4)
-    if len(model.classes_) == 2:
-        weight[model.classes_] = np.concatenate([-model.coef_, model.coef_]) / 2
-        bias[model.classes_] = np.concatenate([-model.intercept_, model.intercept_]) / 2
-    else:
-        weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+        for label in there if len(there) > 2 else there[1:]:
+            model = LogisticRegression(
+                C=strength, l1_ratio=1.0, solver="liblinear", max_iter=100, tol=1e-3, random_state=0
+            )
+            model.fit(x, labels == label)
+            weight[label], bias[label] = model.coef_[0], model.intercept_[0]
+    if len(there) == 2:  # one regression says both
+        weight[there[0]], bias[there[0]] = -weight[there[1]], -bias[there[1]]
+        weight[there], bias[there] = weight[there] / 2, bias[there] / 2
     return weight, bias

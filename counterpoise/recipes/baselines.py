@@ -128,7 +128,7 @@ def baselines(
         arms += [
             Arm("group_balanced", "group_balanced"),
             Arm("group_dro", "group_dro"),
-            Arm("dfr", "ce", DFR()),
+            Arm("dfr", "ce", DFR(grid=(0.3, 0.1, 0.03), refits=5)),
         ]
 
     budget, nearest = FillUp(to=fill_to), (("nearest_real", NearestReal()),)

@@ -137,7 +137,7 @@ def test_contract_a_batch_of_one(change: Augmentation) -> None:
 @pytest.mark.parametrize("border", ["zero", "reflect"])
 def test_crop_is_a_window_of_the_padded_image(border: str) -> None:
     x, targets = batch(6, 3, 12, 10, size=40)
-    found, labels = build(Crop, {"share": 3 / 16, "border": border})(x, targets, rng(1))
+    found, labels = build(Crop, {"share": 0.3, "border": border})(x, targets, rng(1))
     kind = {"zero": "constant", "reflect": "reflect"}[border]
     padded = torch.nn.functional.pad(x.float(), (3, 3, 3, 3), mode=kind).to(torch.uint8)
     offsets = set()
