@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import numpy as np
-import pyarrow as pa
-
-from counterpoise import tables
 from counterpoise.types import Refusal, differences
+
+if TYPE_CHECKING:  # at run time inside the methods that need them: `status` answers without either
+    import numpy as np
+    import pyarrow as pa
 
 MARKER = "recipe.json"
 SCRATCH = ".scratch"  # unfinished files; safe to remove while nothing runs
@@ -140,17 +140,25 @@ class Run:
         return json.loads((self.path / name).read_text(encoding="utf-8"))
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        from counterpoise import tables
+
         return tables.read(self.path / name, columns)
 
     def table_group(self, name: str, number: int) -> pa.Table:
         """One group of rows, of a table that was put with `rows_per_group`."""
+        from counterpoise import tables
+
         return tables.read_group(self.path / name, number)
 
     def meta(self, name: str) -> dict[str, Any]:
+        from counterpoise import tables
+
         return tables.read_meta(self.path / name)
 
     def array(self, name: str) -> np.ndarray:
         """A memory-mapped array: only the rows that are looked at are read."""
+        import numpy as np
+
         return np.load(self.path / name, mmap_mode="r", allow_pickle=False)
 
     # --- what came out -------------------------------------------------------------------------------------
@@ -165,6 +173,11 @@ class Run:
 
     def predictions(self, arm: str = "") -> pa.Table:
         """Every test prediction of every trial, of one arm or of all."""
+        import numpy as np
+        import pyarrow as pa
+
+        from counterpoise import tables
+
         files = sorted((self.path / "evaluate").glob("*/*.parquet"))
         found = pa.concat_tables([tables.read(file) for file in files])
         return found if not arm else found.filter(np.asarray(found["arm"]) == arm)
@@ -190,14 +203,19 @@ class Run:
         return self.put(name, lambda file: file.write(value))
 
     def put_table(self, name: str, table: pa.Table, rows_per_group: int | None = None) -> bool:
+        from counterpoise import tables
+
         return self.put_bytes(name, tables.to_bytes(table, rows_per_group))
 
     def put_array(self, name: str, array: np.ndarray) -> bool:
+        import numpy as np
+
         return self.put(name, lambda file: np.save(file, array, allow_pickle=False))
 
     @contextmanager
     def building_array(self, name: str, shape: tuple[int, ...], dtype: str) -> Iterator[np.ndarray]:
         """An array filled piece by piece on disk, never whole in memory; it appears when the block ends."""
+        import numpy as np
         from numpy.lib.format import open_memmap
 
         if 0 in shape:  # an empty file cannot be mapped

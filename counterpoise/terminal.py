@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,8 +22,10 @@ from rich.progress import (
 from rich.table import Table
 
 from counterpoise.flags import flag, own_flags
-from counterpoise.rundir import Run
 from counterpoise.types import Refusal
+
+if TYPE_CHECKING:
+    from counterpoise.rundir import Run
 
 out = Console()
 err = Console(stderr=True)

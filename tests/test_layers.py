@@ -114,7 +114,7 @@ try:
     main()
 except SystemExit as stop:
     assert not stop.code, stop.code
-heavy = {{"torch", "pandas", "sklearn", "scipy", "matplotlib", "transformers"}} & set(sys.modules)
+heavy = {{"torch", "numpy", "pyarrow", "pandas", "sklearn", "scipy", "matplotlib", "transformers"}} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
