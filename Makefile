@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,hf
+EXTRAS := dev,hf,generative
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 # uv does not read pip's find-links; where pip was told of local wheels, tell uv too.
@@ -15,7 +15,7 @@ help:  ## this list
 
 venv: $(VENV)/.ready  ## make the environment from constraints.txt
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	$(PYTHON) -m venv $(VENV)
 	@# uv installs several times faster; pip alone is enough where uv cannot be had.
 	if $(BIN)/pip install -q -c constraints.txt uv 2>/dev/null; then \

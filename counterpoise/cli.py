@@ -15,18 +15,18 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from counterpoise import verbs
 from counterpoise.flags import find_recipe, parse_flags, recipe_names
 from counterpoise.terminal import (
-    bytes_text,
     err,
     out,
     print_estimate,
     print_flags,
     print_verdict,
     progress_bars,
-    seconds_text,
 )
 from counterpoise.types import Refusal
+from counterpoise.verbs import AsJson, RunPath
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,8 +35,6 @@ app = typer.Typer(
     help="Unevenly filled image data in, an honest verdict on synthetic data out.",
     epilog="Try: [bold]counterpoise run digits --cut exp:50[/bold]   then open runs/digits/report.html",
 )
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-RunPath = Annotated[Path, typer.Argument(help="A run directory.", show_default=False)]
 DataArgument = Annotated[
     str,
     typer.Argument(
@@ -66,9 +64,7 @@ def main() -> None:
 def run(
     ctx: typer.Context,
     data: Annotated[str, typer.Argument(help=DataArgument.__metadata__[0].help, show_default=False)] = "",
-    recipe: Annotated[
-        str, typer.Option(help="Which study to run; see `counterpoise recipes`.")
-    ] = "baselines",
+    recipe: Annotated[str, typer.Option(help="Which study to run; see `counterpoise recipes`.")] = "auto",
     to: Annotated[
         Path | None, typer.Option(help="The run directory [default: runs/DATA].", show_default=False)
     ] = None,
@@ -88,6 +84,13 @@ def run(
     test: Annotated[
         float, typer.Option(help="Test per class, where the data has none: a share below 1, or images.")
     ] = 0.25,
+    pool: Annotated[
+        float,
+        typer.Option(
+            help="Per class, put aside as unlabelled images that a generator and the pseudo-label arms may learn from: "
+            "a share below 1, or images."
+        ),
+    ] = 0,
     together: Annotated[
         bool, typer.Option(help="Keep all images of a group (a patient) in one split.")
     ] = False,
@@ -107,6 +110,7 @@ def run(
     redo: Annotated[
         str, typer.Option(help="Move the artefacts of this stage and all later ones aside first.")
     ] = "",
+    until: Annotated[str, typer.Option(help="Stop after this stage; the same command goes on.")] = "report",
     smoke: Annotated[
         bool, typer.Option(help="The recipe's small twin: shows that it runs, proves nothing.")
     ] = False,
@@ -122,7 +126,7 @@ def run(
 
     Examples:
 
-      counterpoise run digits --cut exp:50
+      counterpoise run digits --cut exp:30:top=30:shuffled --pool 0.45 --no-flip
 
       counterpoise run photos/ --backbone hf:google/mobilenet_v2_1.0_224
 
@@ -132,15 +136,18 @@ def run(
         _help(ctx, recipe, explicit="--recipe" in sys.argv)
     from counterpoise.data.sources import open_source
     from counterpoise.data.splits import Holdout, parse_cut
-    from counterpoise.pipeline import default_processes, execute, set_aside
+    from counterpoise.pipeline import NAMES, default_processes, execute, set_aside
     from counterpoise.recipe import Data, Recipe, Trials
     from counterpoise.rundir import Run
     from counterpoise.types import build
 
+    if until not in NAMES:
+        raise Refusal(f"there is no stage {until!r}; stages are {', '.join(NAMES)}")
     function = find_recipe(recipe)
     flags = parse_flags(function, ctx.args)
     source = open_source(data)
-    holdout = build(Holdout, {"val": _amount(val), "test": _amount(test), "together": together})
+    amounts = {"val": _amount(val), "test": _amount(test), "pool": _amount(pool)}
+    holdout = build(Holdout, amounts | {"together": together})
     made_of = {"source": source, "size": size, "colour": colour, "cut": parse_cut(cut), "holdout": holdout}
     study: Recipe = function(
         build(Data, made_of | {"seed": data_seed}),
@@ -163,10 +170,14 @@ def run(
             study,
             to,
             default_processes() if workers is None else workers,
-            progress=progress,
-            command=_command(),
+            until,
+            progress,
+            _command(),
         )
-    print_verdict(made, as_json)
+    if until == NAMES[-1]:
+        print_verdict(made, as_json)
+    else:
+        err.print(f"done up to {until}: {made.path}", markup=False)
 
 
 def _command() -> str:
@@ -190,6 +201,22 @@ def _help(ctx: typer.Context, recipe: str, explicit: bool) -> None:
     raise typer.Exit
 
 
+@app.command()
+def fit(path: RunPath) -> None:
+    """Train the generators of a run, by this process or by all of torchrun's together.
+
+    Examples:
+
+      counterpoise run photos/ --recipe balanced_diffusion --until teach
+
+      torchrun --nproc-per-node 4 -m counterpoise fit runs/photos
+    """
+    from counterpoise.pipeline import fit_here
+
+    with progress_bars(quiet=False) as progress:
+        fit_here(path, progress)
+
+
 # --- recipes -------------------------------------------------------------------------------------------------
 
 
@@ -207,33 +234,6 @@ def recipes(
         return
     for recipe, line in rows.items():
         out.print(f"[cyan]{recipe}[/cyan]  {escape(line)}")
-
-
-# --- looking at runs -----------------------------------------------------------------------------------------
-
-
-@app.command()
-def status(path: RunPath, as_json: AsJson = False) -> None:
-    """What is done in a run directory. Example: counterpoise status runs/digits"""
-    from counterpoise import pipeline
-    from counterpoise.rundir import Run
-
-    made = Run.open(path)
-    rows = pipeline.status(made)
-    if as_json:
-        print(
-            json.dumps(
-                {"path": str(path), "recipe": made.json("recipe.json")["recipe"]["name"], "stages": rows}
-            )
-        )
-        return
-    table = Table(box=None)
-    for column in ("stage", "files", "size", "last written"):
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for row in rows:
-        age = "-" if row["age_s"] is None else f"{seconds_text(row['age_s'])} ago"
-        table.add_row(row["stage"], str(row["files"] or "-"), bytes_text(row["bytes"]), age)
-    out.print(table)
 
 
 @app.command()
@@ -283,65 +283,5 @@ def audit(
         out.print(f"note: {note}", markup=False)
 
 
-@app.command()
-def report(path: RunPath, as_json: AsJson = False) -> None:
-    """Print the verdict of a run and where its report lies. Example: counterpoise report runs/digits"""
-    from counterpoise.rundir import Run
-
-    print_verdict(Run.open(path), as_json)
-
-
-@app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """What this machine has: versions, optional packages, cores, memory for the taking. Example: counterpoise doctor"""
-    from counterpoise.doctor import checks
-
-    rows = checks()
-    if as_json:
-        print(json.dumps(rows))
-        return
-    for row in rows:
-        mark = "[green]ok[/green]" if row["ok"] else "[yellow]no[/yellow]"
-        out.print(f"{mark}  {row['name']}: {escape(row['found'])}")
-
-
-# --- taking things home --------------------------------------------------------------------------------------
-
-
-@app.command()
-def predict(
-    path: RunPath,
-    images: Annotated[list[Path], typer.Argument(help="Image files.", show_default=False)],
-    as_json: AsJson = False,
-) -> None:
-    """Classify images with the chosen classifier of a run. Example: counterpoise predict runs/photos a.jpg b.jpg"""
-    from counterpoise.delivery import Predictor
-
-    rows = Predictor.open(path)(images)
-    if as_json:
-        print(json.dumps(rows, ensure_ascii=False))
-    for row in () if as_json else rows:
-        said = (
-            f"{row['label']} ({row['confidence']:.1%})"
-            if row["label"] is not None
-            else f"not read: {row['reason']}"
-        )
-        out.print(f"{row['image']}: {said}", markup=False, highlight=False)
-    if any(row["label"] is None for row in rows):
-        raise typer.Exit(1)
-
-
-@app.command()
-def export(
-    path: RunPath,
-    to: Annotated[str, typer.Option(help="imagefolder | parquet")],
-    out_: Annotated[Path, typer.Option("--out", help="An empty or absent directory.", show_default=False)],
-    arm: Annotated[
-        str, typer.Option(help="Whose samples go in [default: the recommended arm's].", show_default=False)
-    ] = "",
-) -> None:
-    """Write the balanced data set: real training images and kept samples. Example: counterpoise export runs/digits --to parquet --out balanced/"""
-    from counterpoise.delivery import export_data
-
-    written = export_data(path, to, out_, arm)
-    out.print(f"{written} images in {out_}", markup=False)
+for verb in (verbs.status, verbs.report, verbs.fidelity, verbs.doctor, verbs.predict, verbs.export):
+    app.command()(verb)

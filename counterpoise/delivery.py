@@ -133,6 +133,25 @@ def export_data(path: str | Path, to: str, out: str | Path, arm: str = "", draw:
     return writers[to](study, _examples(study, arm_synthesis(study, arm), draw), out)
 
 
+def export_generator(path: str | Path, out: str | Path, arm: str = "", draw: int = 0) -> str:
+    """A fitted pixel diffusion model as a diffusers pipeline, which samples without this package. Returns its name."""
+    study, out = Study.open(path), Path(out)
+    name = arm_synthesis(study, arm)
+    if name is None or not hasattr(study.synthesis(name).generator, "export"):
+        able = [s.name for s in study.recipe.synthesis if hasattr(s.generator, "export")]
+        raise Refusal(
+            f"{arm or 'the recommended arm'} has no generator that diffusers knows; "
+            f"name one with --arm ({', '.join(able) or 'this run has none'})"
+        )
+    if out.exists():
+        raise Refusal(f"{out} is there already: nothing is written over, name another with --out")
+    fitted = study.run / Lot(name, draw).generator
+    if not (fitted / "config.json").exists():
+        raise Refusal(f"{name} is not fitted yet: run its command again to go on")
+    study.synthesis(name).generator.export(fitted, out)
+    return name
+
+
 def arm_synthesis(study: Study, arm: str = "") -> str | None:
     """Which synthesis an arm trains on. Unnamed: the recommended arm, or the candidate where that one has none."""
     arms = {a.name: a for a in study.recipe.arms}

@@ -19,7 +19,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     listing = recipe.data.source.listing()
     shape = settle_shape(recipe.data, recipe.data.source, listing)
     classes = max(len(tables.meta(listing)["classes"]), 2)
-    counts = np.unique(np.asarray(listing["label"].to_pylist(), dtype=object), return_counts=True)[1]
+    counts = np.unique(listing["label"].drop_null().to_pylist(), return_counts=True)[1]
     per_image = shape["size"] ** 2 * shape["channels"]
     trainings = len(recipe.fits) * recipe.trials.n
     samples = sum(int(item.budget(counts).sum()) for item in recipe.synthesis) * recipe.trials.draws

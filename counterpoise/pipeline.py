@@ -37,9 +37,10 @@ STAGES = (
     Stage("teach",    "train, val",                       ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
     Stage("fit",      "train",                            ("generators",),                        "draws",   ("synthesis",)),
     Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard",)),
-    Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ()),
+    Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ("rows_per_batch",)),
     Stage("score",    "samples, train",                   ("scores",),                            "shards",  ()),
     Stage("select",   "samples, scores",                  ("selected",),                          "draws",   ()),
+    Stage("measure",  "train, val, teacher, selected",    ("fidelity",),                          "draws",   ()),
     Stage("train",    "train, val, selected",             ("train",),                             "trials",  ()),
     Stage("evaluate", "classifiers, data/test (only here)", ("evaluate", "metrics.json", "verdict.json"), "trials", ("arms", "trials.n")),
     Stage("deliver",  "the chosen classifier, val",       ("classifier",),                        "-",       ()),
@@ -71,7 +72,7 @@ def set_aside(run: Run, stage: str) -> Path | None:
     return run.set_aside(sorted({name for stage_ in later for name in stage_.writes}))
 
 
-Progress = Callable[[str, int, int], None]  # stage, done, all
+Progress = Callable[[str, float, int], None]  # stage, done (with parts of units), all
 
 
 def execute(
@@ -98,14 +99,27 @@ def execute(
     return run
 
 
+def fit_here(path: str | Path, progress: Progress | None = None) -> None:
+    """Train the missing generators of a run in this process: under torchrun, all ranks of it do the same ones together."""
+    study = study_of(str(path))
+    if not study.run.has("data/facts.json"):
+        raise Refusal(f"{path} has no data yet: make it with `counterpoise run ... --until teach` first")
+    for number in range(len(steps_of("fit"))):
+        _do(study, "fit", number, workers.inline, progress or _silent)
+
+
 def _do(study: Study, stage: str, number: int, work: workers.Workers, progress: Progress) -> None:
     units = steps_of(stage)[number].units(study)
     missing = [unit for unit in units if not study.run.has(unit)]
     started = time.time()
     progress(stage, len(units) - len(missing), len(units))
     tasks = [(work_on, (str(study.run.path), stage, number, unit)) for unit in missing]
-    for done, _ in enumerate(work(tasks), start=1):
-        progress(stage, len(units) - len(missing) + done, len(units))
+    done, left = len(units) - len(missing), set(missing)
+    for index in work(tasks):
+        if index is not None:
+            done += 1
+            left.discard(missing[index])
+        progress(stage, done + study.run.told(left), len(units))
     if missing:
         seconds = round(time.time() - started, 3)
         study.run.log(
@@ -139,7 +153,7 @@ def _workers(processes: int) -> Iterator[workers.Workers]:
         yield work
 
 
-def _silent(stage: str, done: int, total: int) -> None:
+def _silent(stage: str, done: float, total: int) -> None:
     pass
 
 
@@ -176,6 +190,7 @@ __all__ = [
     "begun",
     "default_processes",
     "execute",
+    "fit_here",
     "set_aside",
     "status",
 ]

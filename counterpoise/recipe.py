@@ -54,6 +54,7 @@ class Synthesis:
 class Fit:
     """One way of training a classifier. Arms that differ only in what comes `after` share it.
 
+    `pool` holds `PseudoLabels`: how rows of the unlabelled pool join the real ones, with labels of another arm.
     `wise` interpolates the given network, with a head fitted on its features, and what training made of it (WiSE-FT).
     """
 
@@ -65,6 +66,7 @@ class Fit:
     mix: Any = None
     reduction: Any = Mean()
     wise: bool = False
+    pool: Any = None
 
 
 @part
@@ -92,7 +94,10 @@ class Recipe:
     fits: tuple[Fit, ...]
     arms: tuple[Arm, ...]
     synthesis: tuple[Synthesis, ...] = ()
-    rows_per_shard: Annotated[int, Field(ge=1)] = 512
+    rows_per_shard: Annotated[int, Field(ge=1)] = (
+        512  # of a plan: the unit of work and of what a kill can cost
+    )
+    rows_per_batch: Annotated[int, Field(ge=1)] = 64  # inside a shard: what a generator is asked for at once
 
     def __post_init__(self) -> None:
         for kind in ("fits", "arms", "synthesis"):
@@ -115,6 +120,15 @@ class Recipe:
             if fit.synthesis is not None and fit.synthesis not in made:
                 raise Refusal(
                     f"recipe.fits.{fit.name}: there is no synthesis {fit.synthesis!r} (made: {', '.join(sorted(made))})"
+                )
+
+        plain = {fit.name for fit in self.fits if fit.pool is None and fit.synthesis is None}
+        teachers = [arm.name for arm in self.arms if arm.fit in plain]
+        for fit in self.fits:
+            if fit.pool is not None and fit.pool.teacher not in teachers:
+                raise Refusal(
+                    f"recipe.fits.{fit.name}.pool.teacher: pseudo-labels are those of an arm that sees neither the pool "
+                    f"nor synthetic rows, found {fit.pool.teacher!r} (such arms: {', '.join(teachers)})"
                 )
 
         for fit in self.fits:

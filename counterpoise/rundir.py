@@ -11,7 +11,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,6 +234,23 @@ class Run:
         finally:
             os.close(handle)
             Path(temporary).unlink(missing_ok=True)
+
+    def tell(self, unit: str, share: float) -> None:
+        """How much of a unit is done, for whoever watches. Nothing is decided by it."""
+        folder = self.path / SCRATCH / "progress"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / unit.replace("/", "+")).write_text(f"{share:.4f}")
+
+    def told(self, units: Iterable[str]) -> float:
+        """What `tell` said of these units, added up."""
+        folder, total = self.path / SCRATCH / "progress", 0.0
+        if folder.is_dir():
+            for unit in units:
+                try:
+                    total += float((folder / unit.replace("/", "+")).read_text() or 0)
+                except FileNotFoundError:
+                    continue
+        return total
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a line to what happened. Nothing is decided by the log; it tells what the work cost."""

@@ -124,6 +124,10 @@ class Study:
     def manifest(self, role: str) -> pa.Table:
         return self.run.table(f"data/{role}/manifest.parquet")
 
+    def pool(self) -> Rows | None:
+        """The unlabelled images, where there are any: (n, h, w, c) pixels or (n, d) features."""
+        return Rows.of(self.vectors("pool")) if self.facts["sizes"]["pool"] else None
+
     def pixels(self, role: str) -> np.ndarray:
         """The decoded cache of a role: a memory-mapped uint8 array (n, h, w, c)."""
         return self.run.array(f"data/{role}/pixels.npy")

@@ -32,7 +32,7 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars(quiet: bool) -> Iterator[Callable[[str, float, int], None]]:
     """A bar per stage, on standard error."""
     columns = (
         TextColumn("{task.description:>9}"),
@@ -44,7 +44,7 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=err, disable=quiet) as shown:
         known: dict[str, Any] = {}
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def tell(stage: str, done: float, total: int) -> None:
             if stage not in known:
                 known[stage] = shown.add_task(stage, total=total)
             shown.update(known[stage], completed=done, total=total)
@@ -65,6 +65,19 @@ def print_verdict(made: Run, as_json: bool) -> None:
     out.print(f"\n[bold]{escape(verdict['headline'])}[/bold]")
     out.print(escape(verdict["recommendation"]["sentence"]))
     out.print(f"report: {made / 'report.html'}", markup=False)
+
+
+def fidelity_table(name: str, found: dict[str, Any]) -> Table:
+    """Samples against validation, band by band; real training rows, measured alike, in the last row of each."""
+    table = Table(box=None, title=name, title_justify="left")
+    columns = ("fd", "kid", "precision", "recall", "density", "coverage")
+    for column in ("band", "rows", "samples", *columns):
+        table.add_column(column, justify="left" if column in ("band", "rows") else "right")
+    for rows, key in (("samples", "val"), ("train", "train_against_val")):
+        for band, one in found[key].items():
+            values = ["-" if one.get(column) is None else f"{one[column]:.3f}" for column in columns]
+            table.add_row(band, rows, str(one["n_fake"]), *values)
+    return table
 
 
 def verdict_table(verdict: dict[str, Any], arms: dict[str, Any]) -> Table:

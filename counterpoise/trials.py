@@ -1,7 +1,8 @@
 """One trial file: a fit is trained for its trials, then every arm that shares it finishes the linear head its own way.
 
-Used by `teach` (real rows only) and `train` (real and kept samples) alike, so that an arm with synthetic rows
-differs from one without in its rows and in nothing else. A trial's seeds never name the arm: arms are paired.
+Used by `teach` (real rows, maybe with pseudo-labelled ones) and `train` (kept samples as well) alike, so that an arm
+with synthetic rows differs from one without in its rows and in nothing else. A trial's seeds never name the arm: arms
+are paired.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,23 +35,64 @@ PROBE_STEPS = 300  # of a head on features that are there: as many as the other 
 
 @dataclass(frozen=True, eq=False)
 class Pupil:
-    """What one trial of one fit is taught from."""
+    """What one trial of one fit is taught from: real rows, pseudo-labelled ones behind them, synthetic ones last."""
 
-    rows: Rows
-    labels: np.ndarray
-    groups: np.ndarray | None
-    synthetic: np.ndarray
-    weights: np.ndarray
     fit: Fit
     n_classes: int
+    rows: Rows
+    labels: np.ndarray  # (n,), or (n, classes) if the pseudo-labels are soft
+    groups: np.ndarray | None
+    synthetic: np.ndarray
+    pseudo: int = 0  # rows of the pool that were given a label
 
     @classmethod
-    def of(cls, study: Study, fit: Fit, draw: int) -> Pupil:
-        rows, labels, groups, synthetic = rows_of(study, draw, fit.synthesis)
-        weights = np.ones(len(labels))
-        if fit.mix is not None:
-            weights = fit.mix(weights[~synthetic], weights[synthetic])
-        return cls(rows, labels, groups, synthetic, weights, fit, len(study.classes))
+    def of(cls, study: Study, fit: Fit, trial: int) -> Pupil:
+        pupil = cls(fit, len(study.classes), *rows_of(study, study.draw_of(trial), fit.synthesis))
+        if fit.pool is None:
+            return pupil
+        pool, groups = study.vectors("pool"), study.group_ids("pool")
+        file = file_of(study, fit.pool.teacher, trial)
+        net = file.network(study, trial)
+        features = pool if net is None else features_of(net, Rows.of(pool)).numpy()
+        kept, guessed = fit.pool(file.head(trial, fit.pool.teacher).logits(features))
+        return pupil._and(pool, kept, guessed, None if groups is None else groups[kept])
+
+    def _and(
+        self, pool: np.ndarray, kept: np.ndarray, guessed: np.ndarray, groups: np.ndarray | None
+    ) -> Pupil:
+        """With these rows of the pool between the real and the synthetic ones."""
+        real, behind = int((~self.synthetic).sum()), sum(map(len, self.rows.arrays))
+        labels = (
+            self.labels if guessed.ndim == 1 else np.eye(self.n_classes, dtype=guessed.dtype)[self.labels]
+        )
+        return replace(
+            self,
+            rows=Rows.of(*self.rows.arrays, pool, order=np.insert(self.rows.order, real, behind + kept)),
+            labels=np.concatenate([labels[:real], guessed, labels[real:]]),
+            groups=None if self.groups is None or groups is None else np.insert(self.groups, real, groups),
+            synthetic=np.insert(self.synthetic, real, np.zeros(len(kept), bool)),
+            pseudo=len(kept),
+        )
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        weights = np.ones(len(self.labels))
+        mix = self.fit.mix
+        return weights if mix is None else mix(weights[~self.synthetic], weights[self.synthetic])
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Soft labels (n, classes) float32."""
+        soft = self.labels if self.labels.ndim == 2 else np.eye(self.n_classes)[self.labels]
+        return soft.astype(np.float32)
+
+    def labelled(self, features: np.ndarray) -> Labelled:
+        """What second stages see: one label per row."""
+        return Labelled(features, mixing.hard(self.labels), self.groups)
+
+    @property
+    def told(self) -> dict[str, int]:
+        return {} if self.fit.pool is None else {"pseudo_labels": self.pseudo}
 
     def stream(self, steps: int, batch: int, seed: int) -> np.ndarray:
         return mixing.stream(self.fit.sampler, self.labels, self.weights, steps, batch, seed, self.groups)
@@ -130,13 +172,13 @@ def _networks(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
     """Pixel classifiers, one after the other."""
     training = study.recipe.training
     for trial in trials:
-        pupil = Pupil.of(study, fit, study.draw_of(trial))
+        pupil = Pupil.of(study, fit, trial)
         seed = study.seed("trial", trial)
         net = build_network(study, fit, seed)
         groups = None if pupil.groups is None else torch.from_numpy(pupil.groups)
         lesson = Lesson(
             pupil.rows,
-            torch.eye(pupil.n_classes)[torch.from_numpy(pupil.labels)],
+            torch.from_numpy(pupil.targets),
             groups,
             pupil.stream(training.steps, training.batch, seed),
             lambda progress, pupil=pupil: torch.from_numpy(pupil.prior(progress)).float(),  # type: ignore[misc]
@@ -145,8 +187,8 @@ def _networks(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
         given = _probed(net, pupil, training.batch, seed) if fit.wise else None
         train_network(net, lesson, fit.loss, fit.reduction, fit.augment, training, seed)
         chosen = {} if given is None else _go_back(study, net, fit, given)
-        train = Labelled(features_of(net, pupil.rows).numpy(), pupil.labels, pupil.groups)
-        yield Finished(trial, net, head_of(net, fit), train, pupil.prior(1.0), chosen)
+        train = pupil.labelled(features_of(net, pupil.rows).numpy())
+        yield Finished(trial, net, head_of(net, fit), train, pupil.prior(1.0), chosen | pupil.told)
 
 
 def _probed(net: nn.Module, pupil: Pupil, batch: int, seed: int) -> dict[str, torch.Tensor]:
@@ -190,31 +232,33 @@ def _heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
 
 def _batch_of_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
     training = study.recipe.training
-    of_draw = {draw: Pupil.of(study, fit, draw) for draw in dict.fromkeys(map(study.draw_of, trials))}
-    arrays = next(iter(of_draw.values())).rows.arrays
+    # Trials of one draw have the same rows, unless each has labels of its own for the pool.
+    first = {trial: trial if fit.pool is not None else study.draw_of(trial) for trial in trials}
+    pupils = {key: Pupil.of(study, fit, key) for key in dict.fromkeys(first.values())}
+    arrays = next(iter(pupils.values())).rows.arrays
     features = np.concatenate(arrays) if len(arrays) > 1 else np.asarray(arrays[0])
     targets: dict[int, np.ndarray] = {}
     groups: dict[int, np.ndarray | None] = {}
-    for draw, pupil in of_draw.items():
-        targets[draw] = np.zeros(len(features), np.int64)
-        targets[draw][pupil.rows.order] = pupil.labels
-        groups[draw] = None
+    for key, pupil in pupils.items():
+        targets[key] = np.zeros((len(features), *pupil.labels.shape[1:]), pupil.labels.dtype)
+        targets[key][pupil.rows.order] = pupil.labels
+        groups[key] = None
         if pupil.groups is not None:
-            groups[draw] = known = np.zeros(len(features), np.int64)
+            groups[key] = known = np.zeros(len(features), np.int64)
             known[pupil.rows.order] = pupil.groups
     jobs = []
     for trial in trials:
-        draw, seed = study.draw_of(trial), study.seed("trial", trial)
-        pupil = of_draw[draw]
+        key, seed = first[trial], study.seed("trial", trial)
+        pupil = pupils[key]
         views = pupil.stream(training.steps, training.batch, seed)
         jobs.append(
             HeadJob(
                 rows=pupil.rows.order[views],
-                targets=targets[draw],
+                targets=targets[key],
                 loss=fit.loss,
                 prior=pupil.prior if fit.sampler.moves else pupil.prior(),
                 seed=seed,
-                groups=groups[draw],
+                groups=groups[key],
                 reduction=fit.reduction,
             )
         )
@@ -227,9 +271,9 @@ def _batch_of_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finis
         weight_decay=training.weight_decay,
     )
     for trial, head in zip(trials, heads, strict=True):
-        pupil = of_draw[study.draw_of(trial)]
-        train = Labelled(features[pupil.rows.order], pupil.labels, pupil.groups)
-        yield Finished(trial, None, head, train, pupil.prior(1.0))
+        pupil = pupils[first[trial]]
+        train = pupil.labelled(features[pupil.rows.order])
+        yield Finished(trial, None, head, train, pupil.prior(1.0), pupil.told)
 
 
 def build_network(study: Study, fit: Fit, seed: int) -> nn.Module:

@@ -20,12 +20,13 @@ from counterpoise.types import Refusal
 #: A task is a module-level function and its arguments, so that it can be sent to another process.
 Task = tuple[Callable[..., None], tuple]
 
+HEARTBEAT_S = 1.0
 MOST_DEATHS = 3  # in a row, with nothing finished in between: more would go on for ever
 
 
 class Workers(Protocol):
-    def __call__(self, tasks: Sequence[Task]) -> Iterator[int]:
-        """Do all tasks; yield the number of each as it is finished."""
+    def __call__(self, tasks: Sequence[Task]) -> Iterator[int | None]:
+        """Do all tasks; yield the number of each as it is finished, and None now and then while nothing is."""
         ...
 
 
@@ -41,7 +42,7 @@ def local(processes: int) -> Iterator[Workers]:
     """Spawned processes on this machine, one thread each, kept for the whole run."""
     pool = _pool(processes)
 
-    def work(tasks: Sequence[Task]) -> Iterator[int]:
+    def work(tasks: Sequence[Task]) -> Iterator[int | None]:
         nonlocal pool
         left = dict.fromkeys(range(len(tasks)))
         deaths = 0  # since the last task that was finished
@@ -52,7 +53,9 @@ def local(processes: int) -> Iterator[Workers]:
                     function, arguments = tasks[index]
                     running[pool.submit(function, *arguments)] = index
                 while running:
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    done, _ = wait(running, HEARTBEAT_S, return_when=FIRST_COMPLETED)
+                    if not done:
+                        yield None
                     for future in done:
                         future.result()
                         index = running.pop(future)

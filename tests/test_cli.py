@@ -49,6 +49,16 @@ def test_dry_run_makes_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("0.45", 0.45), ("20", 20), (None, 0)])
+def test_a_pool_is_put_aside_on_demand(capsys, typed, meant):
+    flags = [] if typed is None else ["--pool", typed]
+    _, text = call(
+        capsys, "run", "digits", *flags, "--cut", "exp:30:top=30:shuffled", "--smoke", "--dry-run", "--json"
+    )
+    data = json.loads(text)["recipe"]["data"]
+    assert (data["holdout"]["pool"], data["cut"]["top"]) == (meant, 30)
+
+
 def test_status_report_and_predict_speak_json(capsys, finished, hostile):
     _, text = call(capsys, "status", str(finished.path), "--json")
     assert {row["stage"] for row in json.loads(text)["stages"]} >= {"intake", "evaluate", "report"}

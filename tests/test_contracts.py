@@ -13,18 +13,29 @@ import pytest
 import torch
 
 import counterpoise
-from counterpoise.classifiers import decoupling, groups, losses, mixing, robust
+from counterpoise.classifiers import decoupling, groups, losses, mixing, pseudo, robust
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.classifiers.training import Training
 from counterpoise.data import augment, cuts
+from counterpoise.data.nonleaky import NonLeaky
 from counterpoise.data.embedded import EmbeddedParquet, Hub
 from counterpoise.data.folders import Folder
 from counterpoise.data.lists import SplitLists
 from counterpoise.data.manifests import Manifest
 from counterpoise.data.packed import Cifar, Digits
 from counterpoise.data.splits import Holdout
+from counterpoise.data.pixels import Rows
+from counterpoise.diffusion import denoisers, guides
+from counterpoise.diffusion import losses as targets
+from counterpoise.diffusion.denoisers import Cond
+from counterpoise.diffusion.training import Schooling
 from counterpoise.generators import simple
+from counterpoise.generators.generator import Context, Lesson
+from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.nets.dit import DiT
+from counterpoise.nets.mlp import MLP
 from counterpoise.nets.resnet import SmallResNet
+from counterpoise.nets.unet import UNet
 from counterpoise.proposals import budgets, pairings
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores import duplicates, select
@@ -74,9 +85,35 @@ FAMILIES = {
         simple.Copies(),
         simple.Oversample(augment=(augment.Crop(), augment.Flip())),
         simple.Interpolate(),
+        PixelDiffusion(network=MLP(width=16, depth=1), schooling=Schooling(steps=3, batch=4), steps=3),
+    ],
+    "network": [
+        MLP(width=16, depth=2),
+        UNet(width=8, levels=(1, 2)),
+        UNet(width=8, levels=(1,), unshuffle=2),
+        DiT(width=16, depth=1, heads=2),
+    ],
+    "parametrisation": [denoisers.EDM(), denoisers.Eps(), denoisers.Velocity(), denoisers.Flow()],
+    "objective": [
+        targets.LogNormal(),
+        targets.UniformTime(),
+        targets.UniformTime(denoisers.Velocity()),
+        targets.LogitNormal(),
+    ],
+    "guide": [
+        guides.CFG(),
+        guides.CFG(scale=2.0),
+        guides.AutoGuidance(),
+        guides.Interval(guides.CFG(2.0), 0.1, 3.0),
+        guides.Clamp(),
     ],
     "budget": [budgets.FillUp(), budgets.Multiply()],
-    "pairing": [pairings.SameClass(), pairings.Neighbours(), pairings.Neighbours(kind="adasyn")],
+    "pairing": [
+        pairings.FromNoise(),
+        pairings.SameClass(),
+        pairings.Neighbours(),
+        pairings.Neighbours(kind="adasyn"),
+    ],
     "score": [duplicates.NearestReal()],
     "select": [select.KeepAll(), select.AtLeast()],
     "cut": [cuts.LongTail("exp", 10.0), cuts.FewShot(3), cuts.GroupGap("a", 0.1)],
@@ -93,6 +130,11 @@ OTHERS = [
     SmallResNet(),
     Frozen(backbone="hf:x"),
     Training(),
+    Schooling(),
+    pseudo.PseudoLabels("bs"),
+    NonLeaky(),
+    denoisers.Schedule(),
+    targets.ClassBalancing(),
     Trials(),
     Data(Digits()),
     Synthesis("s", simple.Copies(), budgets.FillUp(), pairings.SameClass()),
@@ -241,22 +283,101 @@ def test_second_stages_return_a_head_for_the_same_features_and_say_what_they_cho
 @family("generator")
 @pytest.mark.parametrize("space", ["pixels", "features"])
 def test_generators_depend_on_the_row_alone(item, space, tmp_path):
+    if item.learns and space == "features":
+        pytest.skip("works on pixels")
     real = (
         RNG.integers(0, 256, (4, 8, 8, 1), np.uint8)
         if space == "pixels"
         else RNG.normal(size=(4, 6)).astype(np.float32)
     )
-    ctx = simple.Context(lambda ids: np.stack([real[int(i)] for i in ids]))
-    wanted = [{"source_id": str(i % 4), "partner_id": str((i + 1) % 4), "seed": i} for i in range(6)]
-    first = [item.load(tmp_path, ctx)(row) for row in wanted]
+    if item.learns:
+        item.fit(Lesson(Rows.of(real), np.arange(4) % 2, None, ["a", "b"]), tmp_path, seed=1)
+    ctx = Context(lambda ids: np.stack([real[int(i)] for i in ids]))
+    row = {"label": 1, "strength": 1.0}
+    wanted = [row | {"source_id": str(i % 4), "partner_id": str((i + 1) % 4), "seed": i} for i in range(6)]
+    first = item.load(tmp_path, ctx)(wanted)
     other = item.load(tmp_path, ctx)
-    for row, sample in reversed(list(zip(wanted, first, strict=True))):
-        again = other(row)
+    for sample, again in zip(
+        reversed(first), other(wanted[::-1]), strict=True
+    ):  # the same batch size: the same bits
         assert np.array_equal(again, sample)
         assert again.dtype == real.dtype
         assert again.shape == real.shape[1:]
+    for sample, row in zip(first, wanted, strict=True):
+        (alone,) = other([row])
+        assert np.abs(alone.astype(float) - sample).max() <= int(
+            item.learns
+        )  # a grey level, for batched products
     assert isinstance(item.learns, bool)
     assert isinstance(item.takes_guides, bool)
+
+
+def asked(n: int) -> Cond:
+    return Cond(torch.arange(n) % 3)
+
+
+@family("network")
+def test_networks_answer_row_by_row_from_their_seed_and_start_at_zero(item):
+    before = torch.random.get_rng_state()
+    net = item(2, 3, 8, seed=5, augment=9)
+    assert torch.equal(before, torch.random.get_rng_state())
+    x, noise = torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 1, 4)
+    assert not net(x, noise, asked(4)).any()
+    for weight in net.parameters():
+        torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    net.eval()
+    whole = net(x, noise, asked(4))
+    assert whole.shape == x.shape
+    for i in range(4):
+        torch.testing.assert_close(
+            net(x[i : i + 1], noise[i : i + 1], Cond(torch.tensor([i % 3])))[0],
+            whole[i],
+            atol=1e-4,
+            rtol=1e-3,
+        )
+    null = net(x, noise, asked(4).null())
+    assert not torch.allclose(null, whole)
+    torch.testing.assert_close(null, net(x, noise, Cond()))
+    told = Cond(asked(4).label, torch.zeros(4, 9))
+    torch.testing.assert_close(net(x, noise, told), whole)
+
+
+@family("parametrisation")
+def test_parametrisations_denoise_between_their_noise_levels(item):
+    net = MLP(width=16, depth=1)(1, 3, 4, seed=0)
+    denoise = item.denoiser(net)
+    assert 0 < item.sigma_min < item.sigma_max
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for sigma in (item.sigma_min, 1.0, item.sigma_max):
+        found = denoise(x * sigma, torch.full((3,), sigma), asked(3))
+        assert found.shape == x.shape
+        assert torch.isfinite(found).all()
+    nearly = denoise(x, torch.full((3,), item.sigma_min), asked(3))
+    assert (nearly - x).abs().max() < 20 * item.sigma_min  # next to no noise: next to nothing to take away
+
+
+@family("objective")
+def test_objectives_draw_noise_levels_by_their_generator(item):
+    one, other = (item.draw(50, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(one, other)
+    assert (one > 0).all()
+    assert (item.weight(one) > 0).all()
+
+
+@family("guide")
+def test_guides_are_denoisers_that_keep_rows_apart(item):
+    def denoise(x, sigma, cond):
+        return x / (1 + sigma[:, None]) + 0.1 * cond.label[:, None]
+
+    ctx = guides.Context(weak=lambda x, sigma, cond: 0.5 * x)
+    guided = item(denoise, ctx)
+    x, sigma = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.7)
+    whole = guided(x, sigma, asked(4))
+    assert whole.shape == x.shape
+    for i in range(4):
+        torch.testing.assert_close(
+            guided(x[i : i + 1], sigma[:1], Cond(asked(4).label[i : i + 1]))[0], whole[i]
+        )
 
 
 @family("budget")
@@ -275,7 +396,9 @@ def test_pairings_meet_their_budget_from_training_rows(item):
     train = pairings.TrainRows(ids, labels, None, RNG.normal(size=(13, 3)).astype(np.float32))
     plan = item(np.array([2, 5]), train, seed=8)
     assert plan["label"].to_pylist() == [0, 0, 1, 1, 1, 1, 1]
-    assert set(plan["source_id"].to_pylist()) <= set(ids)
+    assert set(plan["source_id"].to_pylist()) <= {*ids, None}
+    assert {row["strength"] for row in plan.to_pylist() if row["source_id"] is None} <= {1.0}
+    assert len(set(plan["seed"].to_pylist())) == 7
     assert plan.equals(item(np.array([2, 5]), train, seed=8))
 
 

@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[1] / "counterpoise"
 LAYERS = [
     ["__main__"],
     ["cli"],
-    ["terminal", "doctor", "estimate"],
+    ["verbs"],
+    ["terminal", "doctor", "estimate", "judging"],
     ["recipes", "flags"],
+    ["arms"],
     ["pipeline"],
     ["stages"],
     ["delivery", "trials", "encoding"],
@@ -40,10 +42,11 @@ WRAPPED = {
     "timm": {"nets/backbones.py"},
     "open_clip": {"nets/backbones.py"},
     "datasets": {"data/embedded.py", "data/packed.py"},
-    "diffusers": set(),
+    "diffusers": {"nets/to_diffusers.py"},
     "ray": set(),
     "submitit": set(),
     "torchvision": set(),
+    "accelerate": {"diffusion/ranks.py"},
     "imblearn": set(),
 }
 

@@ -14,7 +14,10 @@ from pydantic import Field
 from counterpoise.seeding import generator
 from counterpoise.types import Refusal, build, part
 
-CUTS = "none, exp:FACTOR, step:FACTOR, exp:FACTOR:ldam, exp:FACTOR:shuffled, few:K, group:GROUP:SHARE, group:GROUP:CLASS:SHARE"
+CUTS = (
+    "none, exp:FACTOR, step:FACTOR, exp:FACTOR:ldam, exp:FACTOR:shuffled, exp:FACTOR:top=N, "
+    "exp:FACTOR:top=N:shuffled, few:K, group:GROUP:SHARE, group:GROUP:CLASS:SHARE"
+)
 
 
 class Cut(Protocol):
@@ -34,16 +37,23 @@ class Cut(Protocol):
 class LongTail:
     """Keep n_c = int(n_max * factor^(-c/(C-1))) images of class c ("exp"), or cut the second half of the classes ("step").
 
-    rule "largest": n_max is the size of the largest class, and every class that has images keeps one. rule "ldam":
-    n_max is the mean size and the draw is RandomState(0), whatever the seed: given the original order this is the
-    CIFAR-LT of LDAM (arXiv 1906.07413), image by image. A class with fewer images than wanted keeps what it has;
-    `shortfalls` tells.
+    rule "largest": n_max is the size of the largest class, or `top` if that is less, and every class that has images
+    keeps one. rule "ldam": n_max is the mean size and the draw is RandomState(0), whatever the seed: given the
+    original order this is the CIFAR-LT of LDAM (arXiv 1906.07413), image by image. A class with fewer images than
+    wanted keeps what it has; `shortfalls` tells.
     """
 
     kind: Literal["exp", "step"]
     factor: Annotated[float, Field(ge=1)]
     shuffle_classes: bool = False
     rule: Literal["largest", "ldam"] = "largest"
+    top: Annotated[int, Field(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.rule == "ldam" and self.top is not None:
+            raise Refusal(
+                f"LongTail.top: the rule of LDAM takes n_max from the data, found top={self.top}; leave one of them out"
+            )
 
     def __call__(
         self,
@@ -68,6 +78,7 @@ class LongTail:
         have = np.bincount(labels, minlength=max(classes, 1))
         count = len(have)
         top = len(labels) / count if self.rule == "ldam" else int(have.max(initial=0))
+        top = min(top, self.top or top)
         ratio = 1 / self.factor
         if self.kind == "exp":
             sizes = [int(top * ratio ** (rank / max(count - 1.0, 1.0))) for rank in range(count)]
@@ -162,7 +173,7 @@ def parse_cut(text: str) -> Cut | None:
     """The cut that a user writes in one word.
 
     >>> parse_cut("exp:100")
-    LongTail(kind='exp', factor=100.0, shuffle_classes=False, rule='largest')
+    LongTail(kind='exp', factor=100.0, shuffle_classes=False, rule='largest', top=None)
     >>> parse_cut("none") is None
     True
     """
@@ -170,12 +181,14 @@ def parse_cut(text: str) -> Cut | None:
     match kind, rest:
         case "none", []:
             return None
-        case (("exp" | "step"), [factor]):
-            return build(LongTail, {"kind": kind, "factor": factor})
         case (("exp" | "step"), [factor, "ldam"]):
             return build(LongTail, {"kind": kind, "factor": factor, "rule": "ldam"})
-        case (("exp" | "step"), [factor, "shuffled"]):
-            return build(LongTail, {"kind": kind, "factor": factor, "shuffle_classes": True})
+        case (("exp" | "step"), [factor, *options]):
+            settings = {"kind": kind, "factor": factor}
+            if options and options[0].startswith("top="):
+                settings["top"] = options.pop(0).removeprefix("top=")
+            if options in ([], ["shuffled"]):
+                return build(LongTail, settings | {"shuffle_classes": bool(options)})
         case "few", [k]:
             return build(FewShot, {"k": k})
         case "group", [group, share]:

@@ -38,8 +38,8 @@ def _sort_out(
 ) -> tuple[list[Row], list[Problem]]:
     rows, problems = [], []
     for uri, label, group in zip(uris, labels, groups, strict=True):
-        name = _named(label, features.label_names)
-        if name is None:
+        name = None if split == "pool" else _named(label, features.label_names)
+        if name is None and split != "pool":
             problems.append(
                 Problem(uri, "missing label" if label in (None, "", -1) else f"label {label} has no name")
             )
@@ -205,13 +205,20 @@ def split_of(name: str) -> str | None:
     ['train', 'val', None]
     """
     for step in reversed(name.lower().split("/")):
-        if match := re.match(r"(train|validation|valid|val|test)(?![a-z])", step):
+        if match := re.match(r"(train|validation|valid|val|test|unlabell?ed)(?![a-z])", step):
             return SPLITS[match[1]]
     return None
 
 
 def _parquet_files(folder: Path) -> list[Path]:
-    places = ("*.parquet", "data/*.parquet", "train*/*.parquet", "val*/*.parquet", "test*/*.parquet")
+    places = (
+        "*.parquet",
+        "data/*.parquet",
+        "train*/*.parquet",
+        "val*/*.parquet",
+        "test*/*.parquet",
+        "unlabel*/*.parquet",
+    )
     return [file for place in places for file in sorted(folder.glob(place))]
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 from counterpoise.data.intake import SUFFIXES
 from counterpoise.data.sources import (
     SPLITS,
+    UNLABELLED,
     Fence,
     Item,
     Place,
@@ -26,7 +27,10 @@ from counterpoise.types import Refusal, part
 
 @part
 class Folder:
-    """`root/class/*` or `root/{train,val|valid|validation,test}/class/*`; files may lie deeper below their class."""
+    """`root/class/*` or `root/{train,val|valid|validation,test}/class/*`; files may lie deeper below their class.
+
+    Beside either, `root/unlabelled/*` holds images without a label; folders in it say nothing.
+    """
 
     root: Place
 
@@ -40,7 +44,9 @@ class Folder:
         splits = has_splits(self.root, top)
         found.loose("", folders=False)
         for name in top:
-            if not splits:
+            if name.lower() in UNLABELLED or (splits and SPLITS.get(name.lower()) == "pool"):
+                found.add_class(name, None, "pool")
+            elif not splits:
                 found.add_class(name, name, None)
             elif name.lower() in SPLITS:
                 found.loose(name, folders=True)
@@ -118,13 +124,13 @@ class _Found:
             self.problems.append(Problem(folder, f"the folder cannot be read: {error.strerror}"))
             return []
 
-    def add_class(self, folder: str, label: str, split: str | None) -> None:
+    def add_class(self, folder: str, label: str | None, split: str | None) -> None:
         before = len(self.rows) + len(self.problems)
         self._walk(folder, label, split)
         if len(self.rows) + len(self.problems) == before:
             self.empty.append(printable(folder))
 
-    def _walk(self, folder: str, label: str, split: str | None) -> None:
+    def _walk(self, folder: str, label: str | None, split: str | None) -> None:
         for entry in self.entries(folder):
             uri = f"{folder}/{entry.name}"
             if entry.is_dir(follow_symlinks=False):

@@ -49,7 +49,7 @@ Record = dict[str, str | None] | Problem
 class Manifest:
     """A table with a row per image: path (or file_name, image_path), label, and maybe group and split.
 
-    Paths are relative to `root`, by default the folder of the manifest.
+    Rows of the split `unlabelled` need no label. Paths are relative to `root`, by default the folder of the manifest.
     """
 
     file: Place
@@ -80,14 +80,16 @@ class Manifest:
             path, split = record.get("path"), record.get("split")
             if path is None:
                 yield Problem(f"row {number}", "missing path")
+                continue
+            role = SPLITS.get(split.lower()) if split else None
+            if split and role is None:
+                yield Problem(path, f"unknown split {split!r}, known are {', '.join(SPLITS)}")
+            elif role == "pool":
+                yield Row(path, None, record.get("group"), role)
             elif record.get("label") is None:
                 yield Problem(path, "missing label")
-            elif split is not None and split.lower() not in SPLITS:
-                yield Problem(path, f"unknown split {split!r}, known are {', '.join(SPLITS)}")
             else:
-                yield Row(
-                    path, record["label"], record.get("group"), SPLITS[split.lower()] if split else None
-                )
+                yield Row(path, record["label"], record.get("group"), role)
 
 
 def find_manifest(folder: Path) -> Manifest | None:

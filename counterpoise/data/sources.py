@@ -29,8 +29,9 @@ Place = Annotated[
     str, BeforeValidator(lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value)
 ]
 
-#: The names of splits that users write.
+#: The names of splits that users write. Rows of the pool have no label, whatever their source says.
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS |= dict.fromkeys(UNLABELLED := ("unlabelled", "unlabeled"), "pool") | {"pool": "pool"}
 
 FILE_LIMIT = (
     1 << 29

@@ -23,18 +23,20 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 @part
 class Holdout:
-    """Who is train, val or test where the data do not say.
+    """Who is train, val, test or unlabelled pool where the data do not say.
 
-    Rows with a given split keep it; what is missing of val and test is carved from the rows that are train or say
+    Rows with a given split keep it; what is missing of the others is carved from the rows that are train or say
     nothing. A cell is a class, or a class x group where there are groups.
 
     - A whole number is images per class (shared out evenly among its groups); a fraction of val is the same number
       for every cell (fraction x mean cell), a fraction of test is that fraction of each cell.
     - Val and test together never take more than half of a class's cell, and are cut back in proportion; test goes
       first where only one image can be had. A class with one image keeps it in train.
+    - The pool comes last, so val and test are the same whatever its size: images whose label nobody shall read. A
+      fraction is that fraction of each cell, as of test; every cell keeps at least one image in train.
     - Rows with the same pixels stay in one role; where they lie in different cells they stay in train.
     - `together`: all rows of a group (a patient) share one role. Whole groups are then taken until each class has its
-      number, never beyond half of a class; exact balance cannot be had.
+      number, never beyond half of a class (the pool: all of it but one image); exact balance cannot be had.
 
     Each row is drawn by its own id and the seed: order and other rows do not matter to its turn.
     """
@@ -42,6 +44,7 @@ class Holdout:
     val: Count | Share = 0.1
     test: Count | Share = 0.2
     together: bool = False
+    pool: Count | Share = 0
 
     def __call__(
         self,
@@ -52,74 +55,100 @@ class Holdout:
         hashes: Sequence[str | None],
         seed: int,
     ) -> np.ndarray:
-        """A role ("train", "val", "test") for each row. A group below zero means none."""
+        """A role ("train", "val", "test", "pool") for each row. A group below zero means none."""
         roles = np.array([split or "train" for split in given], dtype="<U5")
-        pool = np.flatnonzero(roles == "train")
-        missing = [role for role in ("test", "val") if not (roles == role).any()]
-        if not len(pool) or not missing:
+        free = np.flatnonzero(roles == "train")
+        missing = [role for role in ("test", "val", "pool") if not (roles == role).any()]
+        if not len(free) or not missing:
             return roles
         no_groups = np.full(len(labels), -1)
         groups = no_groups if groups is None else groups
         cells = _codes(labels, no_groups if self.together else groups)
-        units = _units(pool, hashes, groups if self.together else no_groups)
-        turn = {unit: min([_turn(seed, ids[row]) for row in rows]) for unit, rows in enumerate(units)}
-        room = self._room(labels, cells, pool, missing)
-        size_of = Counter(cells[pool].tolist())
-        # A whole group may be more than asked for, but nobody takes more than half of a cell.
-        spare = {cell: size // 2 for cell, size in size_of.items()}
-        cell_of = cells.tolist()
+        draw = _Draw(ids, cells, groups if self.together else no_groups, hashes, seed, self.together)
+        size = Counter(cells[free].tolist())
+        room = {role: self._asked(role, labels, cells, free) for role in missing}
+        held = {role: room[role] for role in missing if role != "pool"}
+        most = {cell: n // 2 for cell, n in size.items()}
+        draw.take(roles, _halved(held, most), most)
+        if "pool" in missing and self.pool:
+            left = Counter(cells[roles == "train"].tolist())
+            most = {cell: n - 1 for cell, n in left.items()}
+            draw.take(roles, {"pool": {cell: min(room["pool"][cell], n) for cell, n in most.items()}}, most)
+        return roles
+
+    def _asked(self, role: str, labels: np.ndarray, cells: np.ndarray, free: np.ndarray) -> dict[int, int]:
+        """How many images of each cell a role is to have."""
+        ask = {"test": self.test, "val": self.val, "pool": self.pool}[role]
+        names, first, sizes = np.unique(cells[free], return_index=True, return_counts=True)
+        if isinstance(ask, int):
+            cells_of = Counter(labels[free][first].tolist())
+            each = [max(ask // cells_of[label], min(ask, 1)) for label in labels[free][first].tolist()]
+        else:
+            of = np.full(len(sizes), sizes.mean()) if role == "val" else sizes
+            each = [max(round(ask * size), int(ask > 0)) for size in of.tolist()]
+        return dict(zip(names.tolist(), each, strict=True))
+
+
+def _halved(room: dict[str, dict[int, int]], most: dict[int, int]) -> dict[str, dict[int, int]]:
+    """Asked of each cell by each role => the same, cut back in proportion where they ask for more than `most`."""
+    for cell, limit in most.items():
+        asked = {role: cells[cell] for role, cells in room.items()}
+        total = sum(asked.values())
+        if total > limit:
+            kept = {role: limit * ask // total for role, ask in asked.items()}
+            for role in room:  # what rounding left over, test first
+                kept[role] += min(limit - sum(kept.values()), asked[role] - kept[role], 1)
+            for role in room:
+                room[role][cell] = kept[role]
+    return room
+
+
+@dataclass(frozen=True, eq=False)
+class _Draw:
+    """The rows with all that decides their turn; roles take what is train, as far as there is room."""
+
+    ids: Sequence[str]
+    cells: np.ndarray
+    bound: np.ndarray  # rows that share a number >= 0 must not be parted
+    hashes: Sequence[str | None]
+    seed: int
+    together: bool
+
+    def take(self, roles: np.ndarray, room: dict[str, dict[int, int]], spare: dict[int, int]) -> None:
+        """Change `roles` from train, role by role in the order of `room`; no cell gives more than it has to spare.
+
+        A whole group may be more than asked for, hence `spare` beside `room`.
+        """
+        units = _units(np.flatnonzero(roles == "train"), self.hashes, self.bound)
+        turn = [min([_turn(self.seed, self.ids[row]) for row in rows]) for rows in units]
+        cell_of = self.cells.tolist()
         counts = [
             {cell_of[rows[0]]: 1} if len(rows) == 1 else Counter([cell_of[row] for row in rows])
             for rows in units
         ]
-        members: dict[int, list[int]] = {cell: [] for cell in spare}
-        for unit in sorted(turn, key=turn.__getitem__):
+        spare, size_of = dict(spare), Counter(self.cells[roles == "train"].tolist())
+        members: dict[int, list[int]] = {cell: [] for cell in size_of}
+        for unit in sorted(range(len(units)), key=turn.__getitem__):
             for cell in counts[unit]:
                 members[cell].append(unit)
-        free = set(turn)
+        free = set(range(len(units)))
         for cell in sorted(members, key=lambda cell: (size_of[cell], cell)):  # the rarest choose first
-            for role in missing:
+            for role, wanted in room.items():
                 for unit in members[cell]:
-                    if room[role][cell] <= 0:
+                    if wanted[cell] <= 0:
                         break
                     if unit not in free:
                         continue
                     size = counts[unit]
                     if any(spare[c] < n for c, n in size.items()):
                         continue
-                    if not self.together and (len(size) > 1 or size[cell] > room[role][cell]):
+                    if not self.together and (len(size) > 1 or size[cell] > wanted[cell]):
                         continue
                     free.remove(unit)
                     roles[units[unit]] = role
                     for c, n in size.items():
-                        room[role][c] -= n
+                        wanted[c] -= n
                         spare[c] -= n
-        return roles
-
-    def _room(
-        self, labels: np.ndarray, cells: np.ndarray, pool: np.ndarray, missing: Sequence[str]
-    ) -> dict[str, dict[int, int]]:
-        """How many images each cell gives to each missing role."""
-        names, first, sizes = np.unique(cells[pool], return_index=True, return_counts=True)
-        of_class = labels[pool][first]
-        room: dict[str, dict[int, int]] = {role: {} for role in missing}
-        for cell, label, size in zip(names, of_class, sizes, strict=True):
-            asked = {}
-            for role in missing:
-                ask = self.test if role == "test" else self.val
-                if isinstance(ask, int):
-                    asked[role] = max(ask // int(np.sum(of_class == label)), min(ask, 1))
-                else:
-                    asked[role] = max(round(ask * (size if role == "test" else sizes.mean())), int(ask > 0))
-            most, total = int(size) // 2, sum(asked.values())
-            if total > most:
-                kept = {role: most * ask // total for role, ask in asked.items()}
-                for role in missing:  # what rounding left over, test first
-                    kept[role] += min(most - sum(kept.values()), asked[role] - kept[role], 1)
-                asked = kept
-            for role in missing:
-                room[role][int(cell)] = asked[role]
-        return room
 
 
 def _codes(labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -130,15 +159,15 @@ def _turn(seed: int, name: str) -> bytes:
     return hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest()
 
 
-def _units(pool: np.ndarray, hashes: Sequence[str | None], groups: np.ndarray) -> list[list[int]]:
+def _units(free: np.ndarray, hashes: Sequence[str | None], groups: np.ndarray) -> list[list[int]]:
     """Rows that must not be parted: those with the same pixels, and those of one group (unless it is below zero)."""
     group_of = groups.tolist()
     if groups.max(initial=-1) < 0:  # the usual case: only pixels bind
         alike: dict[object, list[int]] = {}
-        for row in pool.tolist():
+        for row in free.tolist():
             alike.setdefault(hashes[row] or row, []).append(row)
         return list(alike.values())
-    parent = {int(row): int(row) for row in pool}
+    parent = {int(row): int(row) for row in free}
 
     def root(row: int) -> int:
         while parent[row] != row:
@@ -169,7 +198,7 @@ class Twins:
 
 
 def overlaps(hashes: Sequence[str | None], roles: Sequence[str]) -> list[Twins]:
-    """Exact duplicates that lie in more than one of train, val and test.
+    """Exact duplicates that lie in more than one role.
 
     >>> overlaps(["a", "b", "a"], ["train", "train", "test"])
     [Twins(pixel_hash='a', rows=(0, 2), values=('train', 'test'))]

@@ -6,29 +6,14 @@ depends on row i of the plan alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from counterpoise.generators.generator import Context, Failed, Lesson, Row, Sampler, one_by_one
 from counterpoise.types import part
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a generator may look at while it samples: the real training rows of its own draw, by id."""
-
-    real: Callable[[Sequence[str]], np.ndarray]
-
-
-class Failed(Exception):
-    """This one request cannot be met; the reason goes into its row."""
-
-
-Sampler = Callable[[dict[str, Any]], np.ndarray]
 
 
 class _NothingToLearn:
@@ -37,13 +22,16 @@ class _NothingToLearn:
     learns: ClassVar[bool] = False
     takes_guides: ClassVar[bool] = False
 
+    def fit(self, lesson: Lesson, out: Path, seed: int) -> None:
+        raise AssertionError("there is nothing to fit")
+
 
 @part
 class Copies(_NothingToLearn):
     """The source image itself: the control that changes nothing but the counts."""
 
     def load(self, out: Path, ctx: Context) -> Sampler:
-        return lambda row: ctx.real([row["source_id"]])[0]
+        return one_by_one(lambda row: ctx.real([row["source_id"]])[0])
 
 
 @part
@@ -53,7 +41,7 @@ class Oversample(_NothingToLearn):
     augment: tuple[Any, ...] = ()
 
     def load(self, out: Path, ctx: Context) -> Sampler:
-        def sample(row: dict[str, Any]) -> np.ndarray:
+        def sample(row: Row) -> np.ndarray:
             image = ctx.real([row["source_id"]])[0]
             if image.ndim == 1:  # a feature vector: there is nothing to flip
                 return image
@@ -65,7 +53,7 @@ class Oversample(_NothingToLearn):
                 x = (x * 255).round().clamp(0, 255).to(torch.uint8)
             return x[0].permute(1, 2, 0).numpy()
 
-        return sample
+        return one_by_one(sample)
 
 
 @part
@@ -73,7 +61,7 @@ class Interpolate(_NothingToLearn):
     """A point on the line from the source to its partner: SMOTE's and ADASYN's sample, x + u (partner - x), u ~ U(0, 1)."""
 
     def load(self, out: Path, ctx: Context) -> Sampler:
-        def sample(row: dict[str, Any]) -> np.ndarray:
+        def sample(row: Row) -> np.ndarray:
             if row["partner_id"] is None:
                 raise Failed("its class has one training image: there is nothing to interpolate with")
             start, end = ctx.real([row["source_id"], row["partner_id"]])
@@ -81,4 +69,4 @@ class Interpolate(_NothingToLearn):
             made = start + gap * (end.astype(np.float64) - start)
             return np.rint(made).astype(np.uint8) if start.dtype == np.uint8 else made.astype(start.dtype)
 
-        return sample
+        return one_by_one(sample)

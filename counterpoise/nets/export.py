@@ -103,7 +103,7 @@ def put_folder(out: Path, write: Callable[[Path], None]) -> None:
     begun.mkdir(parents=True)
     try:
         write(begun)
-        for path in begun.iterdir():
+        for path in (path for path in begun.rglob("*") if path.is_file()):
             with open(path, "rb+") as file:
                 os.fsync(file.fileno())
         begun.rename(out)

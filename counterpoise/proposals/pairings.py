@@ -30,6 +30,14 @@ class TrainRows:
 
 
 @part
+class FromNoise:
+    """Every sample starts from noise: only its class is asked for."""
+
+    def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        return _plan(wanted, train, seed, lambda label, n, rng: (None, None))
+
+
+@part
 class SameClass:
     """Each sample starts from one real image of its own class, every image used as evenly as possible."""
 
@@ -101,6 +109,15 @@ def _evenly(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
 def _plan(wanted: np.ndarray, train: TrainRows, seed: int, choose) -> pa.Table:  # type: ignore[no-untyped-def]
     """A plan that meets `wanted` exactly, in class order."""
 
+    def source(start: int, partner: int | None, label: int) -> dict:
+        return {
+            "group": None if train.groups is None else int(train.groups[start]),
+            "source_id": str(train.ids[start]),
+            "source_label": label,
+            "partner_id": None if partner is None else str(train.ids[partner]),
+            "strength": 0.0,
+        }
+
     def rows() -> Iterator[dict]:
         for label, n in enumerate(wanted.tolist()):
             starts, partners = choose(label, n, generator("plan", seed, label))
@@ -108,13 +125,13 @@ def _plan(wanted: np.ndarray, train: TrainRows, seed: int, choose) -> pa.Table: 
                 yield {
                     "request_id": f"{seed & 0xFFFFFFFF:08x}-{label:05d}-{i:07d}",
                     "label": label,
-                    "group": None if train.groups is None else int(train.groups[starts[i]]),
-                    "source_id": str(train.ids[starts[i]]),
-                    "source_label": label,
-                    "partner_id": None if partners is None else str(train.ids[partners[i]]),
-                    "strength": 0.0,
+                    "strength": 1.0,
                     "seed": derive("request", seed, label, i),
-                }
+                } | (
+                    {}
+                    if starts is None
+                    else source(starts[i], None if partners is None else partners[i], label)
+                )
 
     made = list(rows())
     return tables.table(tables.PLAN, {name: [row.get(name) for row in made] for name in tables.PLAN.names})

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from counterpoise.classifiers.decoupling import CRT, LWS, NCM, PosthocLA, TauNorm
-from counterpoise.classifiers.groups import DFR
-from counterpoise.classifiers.losses import (
-    CE,
-    VS,
-    BalancedSoftmax,
-    ClassBalanced,
-    Deferred,
-    Focal,
-    Weighted,
-)
-from counterpoise.classifiers.mixing import (
-    ClassBalancedSampling,
-    Concatenate,
-    GroupBalanced,
-    Instance,
-    Progressive,
-    Sqrt,
-)
-from counterpoise.classifiers.robust import GroupDRO
+from counterpoise import arms as cheap_arms
+from counterpoise.classifiers.losses import CE, BalancedSoftmax
+from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.training import Training
-from counterpoise.data.augment import Crop, CutMix, Flip, RandAugment
+from counterpoise.data.augment import Crop, Flip
 from counterpoise.generators.simple import Copies, Interpolate, Oversample
 from counterpoise.nets.finetuned import Finetuned
 from counterpoise.nets.resnet import SmallResNet
@@ -84,52 +67,17 @@ def baselines(
         )  # 0.01 diverged on MobileNetV2
     look = () if frozen else (Crop(), Flip())
     instance, balanced = Instance(), BalancedSoftmax()
-
-    fits = [
-        Fit("ce", CE(), instance, look),
-        Fit("balanced_softmax", balanced, instance, look),
-        Fit("balanced_sampling", CE(), ClassBalancedSampling(), look),
-        Fit("ldam_drw", Deferred(), instance, look),
-    ]
-    arms = [
-        Arm("ce", "ce"),
-        Arm("logit_adjustment", "ce", PosthocLA()),
-        Arm("crt", "ce", CRT()),
-        Arm("tau_norm", "ce", TauNorm()),
-        Arm("balanced_softmax", "balanced_softmax"),
-        Arm("balanced_sampling", "balanced_sampling"),
-        Arm("ldam_drw", "ldam_drw"),
-    ]
+    families = [cheap_arms.cheap(look, pixels=not frozen)]
     if not frozen:
-        fits.append(Fit("cutmix", balanced, instance, (*look, CutMix())))
-        arms.append(Arm("cutmix", "cutmix"))
+        families.append(cheap_arms.with_pool(data, look))
     if finetune:
-        fits.append(Fit("wise_ft", CE(), instance, look, wise=True))
-        arms.append(Arm("wise_ft", "wise_ft"))
+        families.append(([Fit("wise_ft", CE(), instance, look, wise=True)], [Arm("wise_ft", "wise_ft")]))
     if all_arms:
-        more = {
-            "inverse_weights": (Weighted(), instance),
-            "class_balanced_loss": (ClassBalanced(), instance),
-            "focal": (Focal(), instance),
-            "vs": (VS(), instance),
-            "sqrt_sampling": (CE(), Sqrt()),
-            "progressive_sampling": (CE(), Progressive()),
-        }
-        fits += [Fit(name, loss, sampler, look) for name, (loss, sampler) in more.items()]
-        arms += [Arm(name, name) for name in more] + [Arm("lws", "ce", LWS()), Arm("ncm", "ce", NCM())]
-        if not frozen:
-            fits.append(Fit("randaugment", balanced, instance, (*look, RandAugment())))
-            arms.append(Arm("randaugment", "randaugment"))
+        families.append(cheap_arms.more(look, pixels=not frozen))
     if groups:
-        fits += [
-            Fit("group_balanced", CE(), GroupBalanced(), look),
-            Fit("group_dro", CE(), GroupBalanced(), look, reduction=GroupDRO()),
-        ]
-        arms += [
-            Arm("group_balanced", "group_balanced"),
-            Arm("group_dro", "group_dro"),
-            Arm("dfr", "ce", DFR(grid=(0.3, 0.1, 0.03), refits=5)),
-        ]
+        families.append(cheap_arms.by_group(look))
+    fits = [fit for family, _ in families for fit in family]
+    arms = [arm for _, family in families for arm in family]
 
     budget, nearest = FillUp(to=fill_to), (("nearest_real", NearestReal()),)
     synthesis = [

@@ -132,6 +132,35 @@ class Funnel(TypedDict, total=False):
     kept: int
 
 
+class QualityCell(TypedDict):
+    """A measure of the samples, and what real images score; None where too few rows define none."""
+
+    made: float | None
+    real: float | None
+
+
+class QualityRow(TypedDict, total=False):
+    """Means over the draws, samples and real images from like numbers of rows."""
+
+    synthesis: str
+    band: str  # "all", "many", "medium", "few" or "rarest"
+    n: int  # rows a side
+    cells: Mapping[str, QualityCell]  # fd, kid, precision, recall, density, coverage
+    error: float | None  # standard error of the kid of the samples
+
+
+class QualityTable(TypedDict):
+    against: str  # what the samples are held against: "validation images"
+    rows: Sequence[QualityRow]
+
+
+class Quality(TypedDict, total=False):
+    space: str  # whose features
+    draws: int
+    tables: Sequence[QualityTable]  # the first is the main one
+    notes: Sequence[str]  # what the numbers are too small for, one sentence each
+
+
 class PriorArm(TypedDict):
     arm: str
     shares: Sequence[float]  # of the label mass the loader really yielded, one per class
@@ -173,6 +202,7 @@ class Facts(TypedDict, total=False):
     confusion: Confusion
     galleries: Sequence[Gallery]
     funnel: Sequence[Funnel]
+    quality: Quality
     prior: Prior
     cost: Cost
     reproduce: Reproduce

@@ -1,7 +1,7 @@
 """One self-contained HTML page from one plain dictionary of facts.
 
 `render(facts)` takes the mapping that ``counterpoise.report.facts.Facts`` describes, key by key (title, data, recipe,
-made_at, version, command, fingerprint, verdict, audit, recalls, confusion, galleries, funnel, prior, cost,
+made_at, version, command, fingerprint, verdict, audit, recalls, confusion, galleries, funnel, quality, prior, cost,
 reproduce). Every key is optional: a section whose facts are missing is not there. The same facts give the
 same bytes.
 

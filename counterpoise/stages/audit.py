@@ -38,12 +38,18 @@ def count_classes(study: Study, unit: str) -> None:
 
 
 def audit(study: Study, unit: str) -> None:
-    seen = study.seen(["uri", "reason", "actions", "format", "width", "height", "pixel_hash", "mean", "std"])
+    seen = study.seen(
+        ["id", "uri", "reason", "actions", "format", "width", "height", "pixel_hash", "mean", "std"]
+    )
     good = seen.filter(pc.is_null(seen["reason"]))
-    manifests = [study.manifest(role) for role in ROLES]
-    used = pa.concat_tables([m.select(["uri", "label", "pixel_hash", "split"]) for m in manifests])
+    pooled = bool(study.facts["sizes"]["pool"])
+    manifests = [study.manifest(role) for role in ROLES + ("pool",) * pooled]  # rows with a label come first
+    used = pa.concat_tables([m.select(["id", "uri", "label", "pixel_hash", "split"]) for m in manifests])
     hashes, roles = used["pixel_hash"].to_pylist(), used["split"].to_pylist()
-    uris, labels = used["uri"].to_pylist(), used["label"].to_pylist()
+    uris, labels = used["uri"].to_pylist(), used["label"].drop_null().to_pylist()
+    if pooled:
+        uri_of = dict(zip(good["id"].to_pylist(), good["uri"].to_pylist(), strict=True))
+        uris[len(labels) :] = [uri_of[name] for name in used["id"].to_pylist()[len(labels) :]]
     counts = study.counts()
     there = counts[counts > 0]
     names = study.classes
@@ -52,7 +58,10 @@ def audit(study: Study, unit: str) -> None:
     for uri, pixel_hash in zip(good["uri"].to_pylist(), good["pixel_hash"].to_pylist(), strict=True):
         same.setdefault(pixel_hash, []).append(uri)
     doubled = [members for members in same.values() if len(members) > 1]
-    leaks, disputed = overlaps(hashes, roles), conflicts(hashes, [names[label] for label in labels])
+    leaks = [
+        twins for twins in overlaps(hashes, roles) if {*twins.values} != {"train", "pool"}
+    ]  # both are learned from
+    disputed = conflicts(hashes[: len(labels)], [names[label] for label in labels])
     notes = list(study.facts["notes"])
     for c, name in enumerate(study.classes):
         if not counts[c]:

@@ -108,12 +108,15 @@ def _measured(study: Study, predictions: pa.Table, trial: int) -> dict[str, floa
         if trained is None
         else np.bincount(trained[study.draw_rows(study.draw_of(trial))], minlength=len(study.groups))
     )
-    n = len(study.classes)
+    n, real = (
+        len(study.classes),
+        study.counts(study.draw_of(trial)),
+    )  # a cut may shuffle which classes are rare
     found = measure(
-        read["label"], read["predicted"], read["confidence"], read["nll"], groups, study.counts(), n, counts
+        read["label"], read["predicted"], read["confidence"], read["nll"], groups, real, n, counts
     )
     after = measure(
-        read["label"], read["predicted"], read["calibrated"], read["nll"], groups, study.counts(), n, counts
+        read["label"], read["predicted"], read["calibrated"], read["nll"], groups, real, n, counts
     )
     return found | {"ece_calibrated": after["ece"]}
 
@@ -123,11 +126,12 @@ def _means(trials: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _recalls(study: Study, predictions: pa.Table) -> list[dict[str, Any]]:
-    """Per class over all trials together."""
+    """Per class over all trials together; a class has as many training images as on average over the draws."""
+    counts = np.mean([study.counts(draw) for draw in range(study.recipe.trials.draws)], 0).round().astype(int)
     return per_class(
         predictions["label"].to_numpy(),
         predictions["predicted"].to_numpy(),
-        study.counts(),
+        counts,
         len(study.classes),
     )
 

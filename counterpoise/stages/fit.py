@@ -1,7 +1,8 @@
-"""fit: reads train, writes the generator's weights. A generator without any has no unit here."""
+"""fit: reads train and the pool, writes the generator's weights. A generator without any has no unit here."""
 
 from __future__ import annotations
 
+from counterpoise.generators.generator import Lesson
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study, rows_of
 
@@ -19,8 +20,11 @@ def work(study: Study, unit: str) -> None:
     rows, labels, groups, _ = rows_of(study, lot.draw, None)
     out = study.run / lot.generator
     out.mkdir(parents=True, exist_ok=True)
-    seed = study.seed("generator", lot.synthesis, lot.draw)
-    study.synthesis(lot.synthesis).generator.fit(rows, labels, groups, out, seed=seed)
+    hear = lambda share: study.run.tell(unit, share)  # noqa: E731
+    lesson = Lesson(rows, labels, groups, study.classes, study.pool(), hear)
+    # Seeds name the draw, not the synthesis: two generators that differ in one setting share their luck.
+    seed = study.seed("generator", lot.draw)
+    study.synthesis(lot.synthesis).generator.fit(lesson, out, seed)
     study.run.put_json(unit, {"seed": seed})
 
 

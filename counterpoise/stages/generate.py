@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from counterpoise import tables
 from counterpoise.data.intake import pixel_hash
-from counterpoise.generators.simple import Context, Failed
+from counterpoise.generators.generator import Context, Failed, Row
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study
 
@@ -23,30 +25,34 @@ def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
     plan = study.run.table(lot.plan)
     rows = plan.filter(np.asarray(plan["shard"]) == int(Path(unit).stem)).to_pylist()
-    sample = study.synthesis(lot.synthesis).generator.load(
-        study.run / lot.generator, Context(real_rows(study))
-    )
+    generator = study.synthesis(lot.synthesis).generator
+    sample = generator.load(study.run / lot.generator, Context(real_rows(study)))
     made: list[dict] = []
     shape: list[int] = []
     dtype = "uint8"
-    for row in rows:
-        result = {"request_id": row["request_id"], "status": "made"}
-        try:
-            x = sample(row)
-            if reason := broken(x):
-                raise Failed(reason)
-        except Failed as failure:
-            result |= {"status": "failed", "reason": str(failure)}
-        else:
-            shape, dtype = list(x.shape), str(x.dtype)
-            result |= {"x": x.tobytes(), "pixel_hash": pixel_hash(x)}
-        made.append(result)
+    for batch in micro_batches(rows, study.recipe.rows_per_batch):
+        for row, answer in zip(batch, sample(batch), strict=True):
+            reason = str(answer) if isinstance(answer, Failed) else broken(answer)
+            result = {"request_id": row["request_id"], "status": "failed", "reason": reason}
+            if reason is None:
+                assert isinstance(answer, np.ndarray)
+                shape, dtype = list(answer.shape), str(answer.dtype)
+                result |= {"status": "made", "x": answer.tobytes(), "pixel_hash": pixel_hash(answer)}
+            made.append(result)
+        study.run.tell(unit, len(made) / len(rows))
     columns = {column: [row.get(column) for row in made] for column in tables.SAMPLES.names}
     meta = {"shape": shape, "dtype": dtype, "seconds": time.perf_counter() - started}
     study.run.put_table(unit, tables.table(tables.SAMPLES, columns, meta))
 
 
-def real_rows(study: Study):  # type: ignore[no-untyped-def]
+def micro_batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """Fixed slices of a shard, each of one strength: a batch has one noise ladder. Workers never change them."""
+    for _, alike in groupby(rows, key=lambda row: row["strength"]):
+        members = list(alike)
+        yield from (members[start : start + size] for start in range(0, len(members), size))
+
+
+def real_rows(study: Study) -> Callable[[Sequence[str]], np.ndarray]:
     """Training rows by id, read as they are asked for."""
     vectors = study.vectors("train")
     place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}

@@ -1,7 +1,8 @@
 """intake: reads the source once; writes the listing, what was found in every image, and the frozen splits in `data/`.
 
 Three steps: list (one unit), decode (a unit per slice of the listing, so any number of processes), divide (one unit:
-validation and test first, then the cut of every draw, then one decoded cache per role). Memory holds one slice.
+validation, test and the unlabelled pool first, then the cut of every draw, then one decoded cache per role). Memory
+holds one slice. Labels of the pool end here: no file below data/pool has them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from counterpoise.types import Refusal
 PEEK = 200  # images looked at to settle the working size and the colour
 LARGEST_AUTO = 64  # pixels; a larger working size is asked for, never guessed
 FACTS = "data/facts.json"
-ROLES = ("train", "val", "test")
+ROLES = ("train", "val", "test", "pool")
 FOUND = (
     "reason",
     "actions",
@@ -45,6 +46,7 @@ def list_source(study: Study, unit: str) -> None:
     found = tables.meta(listing)
     if not len(listing):
         raise Refusal(f"no image was found in {source}: " + "; ".join(found["notes"] + ["nothing to study"]))
+    _check_pool(study, study.recipe.data.holdout.pool or "pool" in listing["split"].to_pylist())
     shape = settle_shape(study.recipe.data, source, listing)
     study.run.put_table(
         unit, tables.with_meta(listing, found | shape | {"state": source.state()}), ROWS_PER_SLICE
@@ -119,29 +121,32 @@ def divide(study: Study, unit: str) -> None:
     table = everything.filter(pc.is_null(everything["reason"]))
     classes = meta["classes"]
     code = {name: i for i, name in enumerate(classes)}
-    labels = np.array([code[name] for name in table["label"].to_pylist()], np.int64)
+    labels = np.array([code.get(name, -1) for name in table["label"].to_pylist()], np.int64)
     groups, group_names = _codes(table["group"].to_pylist())
     given = np.array([split or "" for split in table["split"].to_pylist()], object)
     hashes = np.array(table["pixel_hash"].to_pylist(), object)
     ids = np.array(table["id"].to_pylist(), object)
     roles = data.holdout(ids=ids, labels=labels, groups=groups, given=given, hashes=hashes, seed=data.seed)
-    pool = np.flatnonzero(roles == "train")
+    left = np.flatnonzero(roles == "train")
     draws = []
     for draw in range(study.recipe.trials.draws):
-        kept = np.arange(len(pool))
+        kept = np.arange(len(left))
         if data.cut is not None:
             kept = data.cut(
-                labels=labels[pool],
-                groups=None if groups is None else groups[pool],
+                labels=labels[left],
+                groups=None if groups is None else groups[left],
                 seed=data.seed + draw,
                 classes=classes,
                 group_names=group_names,
             )
-        draws.append(pool[kept])
+        draws.append(left[kept])
     _check(labels, roles, draws, classes)
+    _check_pool(study, "pool" in roles)
     members = {role: np.flatnonzero(roles == role) for role in ROLES}
     members["train"] = np.unique(np.concatenate(draws))
     for role, rows in members.items():
+        if role == "pool" and not len(rows):
+            continue
         _write_role(study, role, table, rows, labels, groups, names, meta)
     for draw, rows in enumerate(draws):
         place = np.searchsorted(members["train"], rows)
@@ -182,6 +187,15 @@ def _check(labels: np.ndarray, roles: np.ndarray, draws: Iterable[np.ndarray], c
             )
 
 
+def _check_pool(study: Study, there: bool) -> None:
+    wanting = [fit.name for fit in study.recipe.fits if fit.pool is not None]
+    if wanting and not there:
+        raise Refusal(
+            f"{', '.join(wanting)}: pseudo-labels need unlabelled images and there are none: put some aside with --pool, "
+            "or give some rows the split 'unlabelled'"
+        )
+
+
 def _write_role(
     study: Study,
     role: str,
@@ -202,6 +216,8 @@ def _write_role(
         "is_synthetic": np.zeros(len(rows), bool),
         "weight": np.ones(len(rows), np.float32),
     }
+    if role == "pool":  # a path may name the class as well
+        columns |= {name: pa.nulls(len(rows)) for name in ("label", "uri")}
     if groups is not None:
         columns["group"] = groups[rows].astype(np.int32)
     run.put_table(f"data/{role}/manifest.parquet", tables.table(tables.MANIFEST, columns))

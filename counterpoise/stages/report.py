@@ -14,6 +14,7 @@ import numpy as np
 
 from counterpoise.metrics.accuracy import SLICES, confusion, shot_bins
 from counterpoise.report.page import render
+from counterpoise.report.quality import quality
 from counterpoise.rundir import MARKER
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study, rows_of
@@ -43,6 +44,7 @@ def facts_of(study: Study) -> dict[str, Any]:
         "recalls": _recalls(study, metrics, verdict["plain"], after),
         "confusion": _confusion(study, [verdict["plain"], after]),
         "funnel": _funnel(study),
+        "quality": _quality(study),
         "prior": _prior(study, metrics),
         "cost": _cost(study),
         "reproduce": _reproduce(study),
@@ -182,6 +184,15 @@ def _funnel(study: Study) -> list[dict[str, Any]]:
             {"arm": item.name, **total, "failed": total["asked"] - total["made"], "dropped": dropped}
         )
     return found
+
+
+def _quality(study: Study) -> dict[str, Any]:
+    """What `measure` found, by synthesis; empty where it had nothing to measure."""
+    found: dict[str, list[Any]] = {}
+    for lot in study.lots():
+        if study.run.has(unit := f"fidelity/{lot.place}.json"):
+            found.setdefault(lot.synthesis, []).append(study.run.json(unit))
+    return quality(found)
 
 
 def _prior(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""teach: reads train and val; trains the arms that see real rows only. The plain one is the teacher."""
+"""teach: reads train, val and the pool; trains the arms that see real rows only. The plain one is the teacher.
+
+Arms that learn from the pool come in a step of their own: their labels are those of arms made in the step before.
+"""
 
 from __future__ import annotations
 
 from counterpoise.encoding import BACKBONE, backbone_unit, encode_unit
+from counterpoise.recipe import Fit
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
 from counterpoise.trials import make_trials
@@ -13,11 +17,24 @@ def backbone(study: Study) -> list[str]:
 
 
 def encodings(study: Study) -> list[str]:
-    return study.feature_units("train") + study.feature_units("val")
+    return [unit for role in ("train", "val", "pool") for unit in study.feature_units(role)]
 
 
 def units(study: Study) -> list[str]:
-    return [unit for fit in study.recipe.fits if fit.synthesis is None for unit in study.trial_units(fit)]
+    return [unit for fit in _fits(study) if fit.pool is None for unit in study.trial_units(fit)]
 
 
-STEPS = (Step(backbone, backbone_unit), Step(encodings, encode_unit), Step(units, make_trials))
+def units_with_pool(study: Study) -> list[str]:
+    return [unit for fit in _fits(study) if fit.pool is not None for unit in study.trial_units(fit)]
+
+
+def _fits(study: Study) -> list[Fit]:
+    return [fit for fit in study.recipe.fits if fit.synthesis is None]
+
+
+STEPS = (
+    Step(backbone, backbone_unit),
+    Step(encodings, encode_unit),
+    Step(units, make_trials),
+    Step(units_with_pool, make_trials),
+)

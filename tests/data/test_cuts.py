@@ -83,6 +83,22 @@ def test_a_long_tail_keeps_a_subset_of_the_wanted_size(labels, kind, factor, shu
         assert (np.diff(wanted) <= 0).all()
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=100), st.integers(1, 30), st.booleans())
+def test_a_long_tail_may_begin_lower(labels, top, shuffle):
+    labels = np.array(labels)
+    most = np.bincount(labels).max()
+    cut, plain = (LongTail("exp", 10, shuffle_classes=shuffle, top=n) for n in (top, None))
+    assert cut.wanted(labels, 3).max() == min(top, most)
+    assert set(cut(labels, None, 3)) <= set(plain(labels, None, 3))
+    if top >= most:
+        assert np.array_equal(cut(labels, None, 3), plain(labels, None, 3))
+
+
+def test_the_rule_of_ldam_has_its_own_top():
+    with pytest.raises(Refusal, match=r"LongTail.top.*found top=5; leave one of them out"):
+        LongTail("exp", 10, rule="ldam", top=5)
+
+
 def test_a_harder_cut_is_a_subset_of_a_milder_one():
     labels = shuffled(5, 100)
     mild, hard = LongTail("exp", 5)(labels, None, 7), LongTail("exp", 50)(labels, None, 7)
@@ -134,6 +150,8 @@ def test_a_gap_in_a_group_that_is_not_there_is_refused():
         ("step:20", LongTail("step", 20)),
         ("exp:100:ldam", LongTail("exp", 100, rule="ldam")),
         ("step:2.5:shuffled", LongTail("step", 2.5, shuffle_classes=True)),
+        ("exp:30:top=30", LongTail("exp", 30, top=30)),
+        ("exp:30:top=30:shuffled", LongTail("exp", 30, top=30, shuffle_classes=True)),
         ("few:5", FewShot(5)),
         ("group:sketch:0.05", GroupGap("sketch", 0.05)),
         ("group:snow:dog:0", GroupGap("snow", 0, "dog")),
@@ -153,6 +171,10 @@ def test_cuts_that_users_write(text, cut):
         "exp:0.5",
         "exp:x",
         "exp:10:no",
+        "exp:10:top=0",
+        "exp:10:top=many",
+        "exp:10:top=5:ldam",
+        "exp:10:shuffled:no",
         "few:0",
         "few:1.5",
         "group:a",
@@ -166,5 +188,5 @@ def test_other_words_are_refused(text):
 
 
 def test_the_refusal_lists_the_forms():
-    with pytest.raises(Refusal, match="the forms are none, exp:FACTOR, step:FACTOR"):
+    with pytest.raises(Refusal, match=r"the forms are none, exp:FACTOR, step:FACTOR, .*exp:FACTOR:top=N"):
         parse_cut("tail:3")

@@ -66,6 +66,23 @@ def test_a_manifest(root, kind, path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("split", ["pool", "unlabelled", "Unlabeled"])
+def test_unlabelled_rows_need_no_label_and_lose_theirs(root, kind, split):
+    labelled = {"path": "a/1.png", "label": "x", "split": "train"}
+    unlabelled = {"path": "a/2.png", "label": None, "split": split}
+    told = {"path": "b/1.png", "label": "only here", "split": split}
+    source = write(root, kind, [labelled, unlabelled, told])
+    rows, bad = rows_of(source)
+    assert rows == [
+        ("a/1.png", "x", None, "train"),
+        ("a/2.png", None, None, "pool"),
+        ("b/1.png", None, None, "pool"),
+    ]
+    assert bad == {}
+    assert tables.meta(source.listing())["classes"] == ["x"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_bad_rows_are_problems(root, kind):
     (root / "a/out.png").symlink_to("/etc/passwd")
     rows, bad = rows_of(

@@ -80,6 +80,28 @@ def test_a_folder_with_splits(tmp_path, val):
     assert meta["classes"] == ["a", "b"]  # b is in test only, and still a class
 
 
+@pytest.mark.parametrize("name", ["unlabelled", "Unlabeled"])
+@pytest.mark.parametrize("train", ["", "train/"])
+def test_a_folder_of_unlabelled_images(tmp_path, name, train):
+    for path in (f"{train}a/1.png", f"{train}b/1.png", f"{name}/2.png", f"{name}/a/3.png"):
+        put(tmp_path / path)
+    listing, meta = told(Folder(tmp_path))
+    pool = listing.filter(pc.equal(listing["split"], "pool"))
+    assert pool["uri"].to_pylist() == [f"{name}/2.png", f"{name}/a/3.png"]
+    assert pool["label"].to_pylist() == [None, None], "a folder in it is no label"
+    assert (meta["classes"], meta["problems"]) == (["a", "b"], [])
+    assert splits(listing)[f"{train}a/1.png"] == ("train" if train else None)
+
+
+def test_a_class_called_pool_is_a_class_unless_there_are_splits(tmp_path):
+    for path in ("plain/pool/1.png", "plain/beach/1.png", "split/train/beach/1.png", "split/pool/1.png"):
+        put(tmp_path / path)
+    assert told(Folder(tmp_path / "plain"))[1]["classes"] == ["beach", "pool"]
+    listing, meta = told(Folder(tmp_path / "split"))
+    assert meta["classes"] == ["beach"]
+    assert splits(listing)["pool/1.png"] == "pool"
+
+
 def test_a_class_called_test_is_a_class(tmp_path):
     for name in ("test/1.png", "exam/1.png"):
         put(tmp_path / name)
@@ -408,6 +430,15 @@ def test_a_hub_data_set_reads_like_its_parquet(tmp_path, monkeypatch):
     listing, meta = told(Hub(str(folder)))
     assert (meta["classes"], listing["label"].to_pylist()) == (["z", "a"], ["a", "z"])
     assert list(Hub(str(folder)).read(listing)) == [picture(1), picture(2)]
+
+
+def test_embedded_rows_without_label_may_be_a_pool(tmp_path):
+    pq.write_table(hf_table([picture(1)], [0], ["z", "a"]), tmp_path / "train.parquet")
+    pq.write_table(hf_table([picture(2), picture(3)], [-1, 1], ["z", "a"]), tmp_path / "unlabeled.parquet")
+    listing, meta = told(EmbeddedParquet(tmp_path))
+    assert listing["split"].to_pylist() == ["train", "pool", "pool"]
+    assert listing["label"].to_pylist() == ["z", None, None]
+    assert meta["problems"] == []
 
 
 # --- what the user typed -------------------------------------------------------------------------------------

@@ -121,6 +121,49 @@ def test_patients_stay_together(labels, patients, seed, random):
         assert np.sum(roles[labels == label] != "train") <= np.sum(labels == label) // 2
 
 
+@settings(deadline=None)
+@given(LABELS, AMOUNT, AMOUNT, AMOUNT, st.booleans(), st.booleans(), st.randoms(use_true_random=False))
+def test_the_pool_takes_from_train_alone(labels, val, test, pool, grouped, together, random):
+    rows = len(labels)
+    groups = np.array([random.randrange(-1, 4) for _ in range(rows)]) if grouped else None
+    hashes = [random.choice(["same", "twin", None, f"own{row}"]) for row in range(rows)]
+    labels = np.array(labels)
+    without = hold(Holdout(val, test, together), labels, groups, hashes=hashes)
+    roles = hold(Holdout(val, test, together, pool), labels, groups, hashes=hashes)
+    assert ((roles == without) | ((roles == "pool") & (without == "train"))).all(), (
+        "val and test as without it"
+    )
+    cells = [(label, None if together or groups is None else groups[row]) for row, label in enumerate(labels)]
+    for cell in set(cells):
+        mine = np.array([other == cell for other in cells])
+        if (without[mine] == "train").any():
+            assert (roles[mine] == "train").any(), "an image with its label is left in every cell"
+        if isinstance(pool, int) and not together:
+            assert np.sum(roles[mine] == "pool") <= pool
+    for name in ("same", "twin"):
+        assert len({role for role, hash_ in zip(roles, hashes, strict=True) if hash_ == name}) <= 1
+    if together and groups is not None:
+        for patient in set(groups.tolist()) - {-1}:
+            assert len(set(roles[groups == patient])) == 1
+
+
+def test_amounts_of_the_pool():
+    labels = np.repeat([0, 1, 2], [200, 40, 10])
+    assert counts(hold(Holdout(0.1, 0.2, pool=0.5), labels), labels, "pool") == [100, 20, 4]
+    assert counts(hold(Holdout(0, 0, pool=0.5), labels), labels, "pool") == [100, 20, 5]
+    assert counts(hold(Holdout(0, 0, pool=30), labels), labels, "pool") == [30, 30, 9]
+    first, more = (set(np.flatnonzero(hold(Holdout(5, 5, pool=n), labels) == "pool")) for n in (8, 16))
+    assert first < more, "a larger pool holds the smaller one"
+    assert (hold(Holdout(5, 5, pool=9), labels) != hold(Holdout(5, 5, pool=9), labels, seed=1)).any()
+
+
+def test_a_given_pool_is_kept_and_needs_no_label():
+    labels, given = [0] * 30 + [1] * 30 + [-1] * 20, ["train"] * 60 + ["pool"] * 20
+    roles = hold(Holdout(5, 5, pool=10), labels, given=given)
+    assert ((roles == "pool") == (np.array(given) == "pool")).all()
+    assert counts(roles[:60], labels[:60], "test") == [5, 5]
+
+
 def test_patients_are_held_out_until_the_number_is_met():
     labels, groups = np.repeat([0, 1], 300), np.tile(np.repeat(np.arange(30), 10), 2)
     roles = hold(Holdout(20, 40, together=True), labels, groups)
@@ -152,10 +195,11 @@ def test_amounts_are_checked(settings):
 
 
 def test_whole_numbers_and_fractions_survive_being_written_down():
-    for made in (Holdout(1, 0.25), Holdout(0.5, 7, together=True)):
+    for made in (Holdout(1, 0.25), Holdout(0.5, 7, together=True, pool=3), Holdout(pool=0.5)):
         again = load(describe(made))
         assert again == made
-        assert (type(again.val), type(again.test)) == (type(made.val), type(made.test))
+        for name in ("val", "test", "pool"):
+            assert type(getattr(again, name)) is type(getattr(made, name))
 
 
 def test_leaks_and_conflicts():

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from counterpoise.generators.simple import Context, Copies, Failed, Interpolate, Oversample
+from counterpoise.generators.generator import Context, Failed
+from counterpoise.generators.simple import Copies, Interpolate, Oversample
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
 FEATURES = np.random.default_rng(1).normal(size=(6, 5)).astype(np.float32)
@@ -35,10 +36,11 @@ def generator(request):
 def test_contract(generator, real, tmp_path):
     """Same row, same sample: whatever the order, the company or a second loading; shape and kind of the space."""
     wanted = rows()
-    first = {row["request_id"]: generator.load(tmp_path, context(real))(row) for row in wanted}
+    made = generator.load(tmp_path, context(real))(wanted)
+    first = {row["request_id"]: x for row, x in zip(wanted, made, strict=True)}
     again = generator.load(tmp_path, context(real))
     for row in reversed(wanted):
-        sample = again(row)
+        (sample,) = again([row])
         assert sample.dtype == real.dtype
         assert sample.shape == real.shape[1:]
         assert np.array_equal(sample, first[row["request_id"]])
@@ -46,13 +48,13 @@ def test_contract(generator, real, tmp_path):
 
 def test_copies_copy():
     row = rows(1)[0]
-    assert np.array_equal(Copies().load(None, context(PIXELS))(row), PIXELS[int(row["source_id"])])
+    assert np.array_equal(Copies().load(None, context(PIXELS))([row])[0], PIXELS[int(row["source_id"])])
 
 
 def test_oversampled_images_differ_by_their_seed():
     sample = flip().load(None, context(PIXELS))
     row = rows(1)[0]
-    made = {sample(row | {"seed": seed}).tobytes() for seed in range(10)}
+    made = {x.tobytes() for x in sample([row | {"seed": seed} for seed in range(10)])}
     assert len(made) > 3
 
 
@@ -67,7 +69,7 @@ def test_interpolation_is_what_imbalanced_learn_computes():
     theirs = SMOTE()._generate_samples(
         FEATURES, FEATURES, near, np.array([a]), np.array([0]), np.array([[gap]])
     )[0]
-    ours = Interpolate().load(None, context(FEATURES))(row)
+    (ours,) = Interpolate().load(None, context(FEATURES))([row])
     assert np.allclose(ours, theirs, atol=1e-6)
 
 
@@ -76,7 +78,9 @@ def test_interpolation_lies_between_and_needs_two():
     for row in rows():
         low = np.minimum(FEATURES[int(row["source_id"])], FEATURES[int(row["partner_id"])])
         high = np.maximum(FEATURES[int(row["source_id"])], FEATURES[int(row["partner_id"])])
-        made = sample(row)
+        (made,) = sample([row])
         assert ((made >= low - 1e-6) & (made <= high + 1e-6)).all()
-    with pytest.raises(Failed, match="one training image"):
-        sample(rows(1)[0] | {"partner_id": None})
+    alone, paired = sample([rows(1)[0] | {"partner_id": None}, rows(1)[0]])
+    assert isinstance(alone, Failed)
+    assert "one training image" in str(alone)
+    assert isinstance(paired, np.ndarray)

@@ -171,6 +171,25 @@ def realistic() -> dict[str, Any]:
             {"arm": "oversample", "asked": 410, "made": 410, "failed": 0, "dropped": {"too unlike its class": 9}, "kept": 401},
             {"arm": "interpolate", "asked": 410, "made": 404, "failed": 6, "dropped": {"copy of a training image": 41, "taken for another class": 17}, "kept": 346},
         ],
+        "quality": {
+            "space": "ce",
+            "draws": 10,
+            "tables": [
+                {
+                    "against": against,
+                    "rows": [
+                        {"synthesis": arm, "band": band, "n": 3 if few else 204, "error": None if few else 0.004, "cells": {
+                            key: {"made": None if few else made, "real": None if few else real}
+                            for key, made, real in (("fd", 1.234, 0.321), ("kid", 0.0123, -0.001), ("precision", 0.91, 0.95), ("recall", 0.43, 0.89), ("density", 1.07, 0.98), ("coverage", 0.52, 0.93))
+                        }}
+                        for arm in ("copies", "interpolate") for band in ("all", "many", "few")
+                        for few in [band == "few"]
+                    ],
+                }
+                for against in ("validation images", "training images")
+            ],
+            "notes": ["Fewer than 50 rows on a side: every number is rough (many, few)."],
+        },
         "prior": {
             "classes": names,
             "arms": [

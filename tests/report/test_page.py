@@ -202,6 +202,23 @@ def test_the_same_facts_give_the_same_bytes_and_are_not_changed(
     assert repr(facts) == before
 
 
+def test_samples_stand_above_what_real_images_score(pages: dict[str, str]) -> None:
+    section = re.search(r'<section id="quality">.*?</section>', pages["realistic"], re.DOTALL)[0]
+    rows = [" ".join(Reader(row).words) for row in re.findall(r"<tr>.*?</tr>", section, re.DOTALL)]
+    one = " ".join(next(row for row in rows if row.startswith("interpolate all")).split())
+    assert one == (
+        "interpolate all 204 1.23 real 0.321 12.3 ± 4 real -1 "
+        "0.91 real 0.95 0.43 real 0.89 1.07 real 0.98 0.52 real 0.93"
+    )
+    few = " ".join(next(row for row in rows if row.startswith("interpolate few")).split())
+    assert few.startswith("interpolate few 3 – real – – real –"), "never a zero"
+    said = " ".join(Reader(section).words)
+    assert "means over 10 draws" in said
+    assert "every number is rough (many, few)" in said
+    assert section.index("validation images") < section.index("<details>")
+    assert len(rows) == 2 * 7, "two tables of six rows, each with a head"
+
+
 def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> None:
     optional = [
         "verdict",
@@ -210,6 +227,7 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
         "confusion",
         "galleries",
         "funnel",
+        "quality",
         "prior",
         "cost",
         "reproduce",
@@ -236,7 +254,7 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
 def test_a_run_without_synthetic_arms_looks_whole(facts: dict[str, Any], undrawn: None) -> None:
     verdict = facts["verdict"]
     told = {
-        **{key: value for key, value in facts.items() if key not in {"galleries", "funnel"}},
+        **{key: value for key, value in facts.items() if key not in {"galleries", "funnel", "quality"}},
         "verdict": {
             **{
                 key: value

@@ -1,0 +1,62 @@
+"""What every generator is: settings that learn from a lesson, and load into a sampler that answers rows of a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from counterpoise.data.pixels import Rows
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a generator may learn from: the real training rows of one draw, and the pool, whose labels nobody knows."""
+
+    rows: Rows
+    labels: np.ndarray
+    groups: np.ndarray | None
+    classes: Sequence[str]
+    pool: Rows | None = None
+    hear: Callable[[float], None] = field(default=lambda share: None)  # is told the share that is done
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a generator may look at while it samples: the real training rows of its own draw, by id."""
+
+    real: Callable[[Sequence[str]], np.ndarray]
+
+
+class Failed(Exception):
+    """This one request cannot be met; the reason goes into its row."""
+
+
+Row = dict[str, Any]
+#: A batch of plan rows of one strength => a sample, or why there is none, for each; sample i depends on row i alone.
+Sampler = Callable[[Sequence[Row]], list[np.ndarray | Failed]]
+
+
+class Generator(Protocol):
+    """Frozen settings; the weights, if there are any, live on disk."""
+
+    learns: ClassVar[bool]  # whether there is anything to fit
+    takes_guides: ClassVar[bool]  # whether there is a denoiser to guide
+
+    def fit(self, lesson: Lesson, out: Path, seed: int) -> None: ...
+    def load(self, out: Path, ctx: Context) -> Sampler: ...
+
+
+def one_by_one(sample: Callable[[Row], np.ndarray]) -> Sampler:
+    """The sampler of a generator that looks at one row at a time."""
+
+    def answer(row: Row) -> np.ndarray | Failed:
+        try:
+            return sample(row)
+        except Failed as failure:
+            return failure
+
+    return lambda rows: [answer(row) for row in rows]

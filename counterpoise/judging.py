@@ -1,0 +1,35 @@
+"""The samples of a run in the features of a network that the run does not know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from counterpoise.nets.judges import open_judge
+from counterpoise.stages.measure import measured
+from counterpoise.study import Lot, Study
+from counterpoise.types import Refusal
+
+
+def judge_run(path: str | Path, judge: str, synthesis: str = "", draw: int = 0) -> dict[str, Any]:
+    """Per synthesis: `metrics.fidelity.by_band` of its kept samples against validation and train."""
+    study = Study.open(path)
+    if study.frozen:
+        raise Refusal(f"the samples of {path} are feature vectors: a network of pictures cannot judge them")
+    generators = [item.name for item in study.recipe.synthesis if item.generator.learns]
+    names = [synthesis] if synthesis else generators or [item.name for item in study.recipe.synthesis]
+    known = {item.name for item in study.recipe.synthesis}
+    for name in names:
+        if name not in known:
+            raise Refusal(f"there is no synthesis {name!r}: made are {', '.join(sorted(known))}")
+        if not study.run.has(Lot(name, draw).selected):
+            raise Refusal(
+                f"{name} has no selected samples of draw {draw} yet: run its command again to go on"
+            )
+    net = open_judge(judge)
+    return {
+        name: measured(study, Lot(name, draw), lambda rows: net(rows.raw(np.arange(len(rows)))))
+        for name in names
+    }

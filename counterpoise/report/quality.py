@@ -1,0 +1,69 @@
+"""From what `measure` wrote of each lot to the rows of one table: means over the draws, and warnings said once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+MEASURES = ("fd", "kid", "precision", "recall", "density", "coverage")
+AGAINST = {"val": "validation images", "train": "training images"}
+
+
+def quality(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Facts (`report.facts.Quality`) from the measures of every synthesis, a list with one entry per draw."""
+    lots = [lot for draws in found.values() for lot in draws]
+    if not lots:
+        return {}
+    return {
+        "space": lots[0]["space"],
+        "draws": max(len(draws) for draws in found.values()),
+        "tables": [{"against": words, "rows": _rows(found, side)} for side, words in AGAINST.items()],
+        "notes": _notes(found),
+    }
+
+
+def _rows(found: Mapping[str, Sequence[Mapping[str, Any]]], side: str) -> list[dict[str, Any]]:
+    return [
+        _row(name, band, [draw[side][band] for draw in draws])
+        for name, draws in found.items()
+        for band in draws[0][side]
+    ]
+
+
+def _row(name: str, band: str, draws: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What samples score, and real rows at like numbers: means over the draws in which there is such a thing."""
+    floors = [draw["floor"] for draw in draws if draw["floor"] is not None]
+
+    def mean(whose: str, key: str) -> float | None:
+        return float(np.mean([each[whose][key] for each in floors])) if floors else None
+
+    return {
+        "synthesis": name,
+        "band": band,
+        "n": round(np.mean([draw["floor_n"] for draw in draws])),
+        "cells": {key: {"made": mean("samples", key), "real": mean("real", key)} for key in MEASURES},
+        "error": mean("samples", "kid_error"),
+    }
+
+
+def _notes(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """Every warning and every reason of the main table once, with the bands it is about."""
+    where: dict[str, dict[str, None]] = {}
+    bands: dict[str, None] = {}
+    for draws in found.values():
+        for draw in draws:
+            for band, measured in draw["val"].items():
+                bands[band] = None
+                for sentence in [*measured["warnings"], *measured["undefined"].values()]:
+                    where.setdefault(sentence, {})[band] = None
+    return [f"{said[0].upper()}{said[1:]} ({_among(list(of), list(bands))})." for said, of in where.items()]
+
+
+def _among(some: list[str], every: list[str]) -> str:
+    """
+    >>> _among(["few"], ["all", "few"]), _among(["few", "all"], ["all", "few"])
+    ('few', 'every row')
+    """
+    return "every row" if len(some) == len(every) > 1 else ", ".join(sorted(some, key=every.index))
