@@ -35,7 +35,7 @@ def test_recipe_flags_come_from_its_signature(capsys):
         assert flag in text
     with pytest.raises(Refusal, match=r"No such option.*--colr|--colr.*takes --backbone"):
         call(capsys, "run", "digits", "--colr", "3", "--dry-run")
-    with pytest.raises(Refusal, match="recipes are baselines"):
+    with pytest.raises(Refusal, match="recipes are auto, balanced_diffusion, baselines"):
         call(capsys, "run", "digits", "--recipe", "magic")
 
 
@@ -45,7 +45,7 @@ def test_dry_run_makes_nothing(capsys, tmp_path):
     assert found["images"] == 1797
     assert found["trainings"] > 0
     assert found["bytes"] > 0
-    assert found["recipe"]["name"] == "baselines"
+    assert found["recipe"]["name"] == "balanced_diffusion"
     assert not (tmp_path / "run").exists()
 
 

@@ -17,14 +17,14 @@ from counterpoise.classifiers import decoupling, groups, losses, mixing, pseudo,
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.classifiers.training import Training
 from counterpoise.data import augment, cuts
-from counterpoise.data.nonleaky import NonLeaky
 from counterpoise.data.embedded import EmbeddedParquet, Hub
 from counterpoise.data.folders import Folder
 from counterpoise.data.lists import SplitLists
 from counterpoise.data.manifests import Manifest
+from counterpoise.data.nonleaky import NonLeaky
 from counterpoise.data.packed import Cifar, Digits
-from counterpoise.data.splits import Holdout
 from counterpoise.data.pixels import Rows
+from counterpoise.data.splits import Holdout
 from counterpoise.diffusion import denoisers, guides
 from counterpoise.diffusion import losses as targets
 from counterpoise.diffusion.denoisers import Cond

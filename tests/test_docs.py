@@ -18,7 +18,7 @@ from studies import fill, photo
 import counterpoise
 from counterpoise import tables
 from counterpoise.cli import app
-from counterpoise.flags import find_recipe, flag, own_flags, recipe_names
+from counterpoise.flags import find_recipe, flag, option, own_flags, recipe_names
 from counterpoise.pipeline import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -159,10 +159,11 @@ def test_commands_in_the_pages_name_verbs_and_options_that_exist(page):
             continue
         assert words[1] in commands, line
         options = {"--help"} | {name for parameter in commands[words[1]].params for name in parameter.opts}
+        options |= {name for parameter in commands[words[1]].params for name in parameter.secondary_opts}
         if words[1] == "run":
-            recipe = words[words.index("--recipe") + 1] if "--recipe" in words else "baselines"
-            recipe = recipe if recipe in recipe_names() else "baselines"
-            options |= {flag(p) for p in own_flags(find_recipe(recipe))}
+            recipe = words[words.index("--recipe") + 1] if "--recipe" in words else "auto"
+            own = [option(p) for p in own_flags(find_recipe(recipe if recipe in recipe_names() else "auto"))]
+            options |= {name for parameter in own for name in (*parameter.opts, *parameter.secondary_opts)}
         unknown = [word for word in words[2:] if word.startswith("--") and word not in options]
         assert not unknown, line
 

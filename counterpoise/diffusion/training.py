@@ -36,14 +36,14 @@ class Schooling:
     """How long and how fast a denoiser learns.
 
     `unlabelled` is the share of rows that lose their label, each on its own (CBDM drops whole batches, which only
-    adds variance). `bf16` None takes it where the chip computes in it and the rows are large enough to gain.
+    adds variance). `bf16` None takes it where the chip computes in it.
     With a pool of unlabelled rows the first `pretrain` of the steps see nothing else, and after that `pool_share` of
     every batch does.
     """
 
-    steps: Annotated[int, Field(ge=1)] = 2000
-    batch: Annotated[int, Field(ge=1)] = 128
-    lr: Annotated[float, Field(gt=0)] = 2e-3
+    steps: Annotated[int, Field(ge=1)] = 3000
+    batch: Annotated[int, Field(ge=1)] = 64
+    lr: Annotated[float, Field(gt=0)] = 4e-3
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     decay: Literal["cosine", "none"] = "cosine"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
@@ -254,16 +254,12 @@ def _order(name: str, seed: int, turn: int, size: int) -> np.ndarray:
 
 # --- precision, and what is told ------------------------------------------------------------------------------
 
-LEAST_ELEMENTS = (
-    768  # of a row: below 16 x 16 RGB, casting costs more than bf16 saves (bench/pixel_training.py)
-)
-
 
 def autocast(net: Network, device: torch.device, bf16: bool | None) -> Network:
     """The same network, computing in bf16 where that is wanted; its output is float32 either way."""
 
     def call(x: Tensor, noise: Tensor, cond: Cond) -> Tensor:
-        wanted = has_bf16(device) and x[0].numel() >= LEAST_ELEMENTS if bf16 is None else bf16
+        wanted = has_bf16(device) if bf16 is None else bf16
         with torch.autocast(device.type, torch.bfloat16, enabled=wanted):
             return net(x, noise, cond).float()
 

@@ -7,7 +7,6 @@ name), so what differs stands in model_index.json.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from counterpoise.nets.export import put_folder
 from counterpoise.nets.unet import GROUPS, UNetModel
 
 
@@ -99,8 +99,6 @@ def export_pipeline(
     """
     import diffusers
 
-    if out.exists():
-        return
     unet: Any = diffusers.UNet2DModel(**unet_config(net, size))
     unet.load_state_dict(unet_weights(net))
     scheduler: Any
@@ -133,14 +131,14 @@ def export_pipeline(
         "pipeline.py": files("counterpoise.nets").joinpath("pixel_pipeline.py.txt").read_text("utf-8"),
         "README.md": _readme(classes, size, channels, steps, scale),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as begun:
-        folder = Path(begun) / out.name
+
+    def write(folder: Path) -> None:
         unet.save_pretrained(folder / "unet")
         scheduler.save_pretrained(folder / "scheduler")
         for name, text in texts.items():
             (folder / name).write_text(text, encoding="utf-8")
-        folder.rename(out)
+
+    put_folder(out, write)
 
 
 def _readme(classes: Sequence[str], size: int, channels: int, steps: int, scale: float) -> str:

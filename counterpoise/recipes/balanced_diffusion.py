@@ -8,13 +8,14 @@ from typing import Literal
 from counterpoise import arms as cheap_arms
 from counterpoise.classifiers.losses import BalancedSoftmax
 from counterpoise.classifiers.mixing import Concatenate, Instance
+from counterpoise.classifiers.pseudo import PseudoLabels
 from counterpoise.classifiers.training import Training
-from counterpoise.data.augment import Crop, Flip
+from counterpoise.data.augment import Crop, CutMix, Flip
 from counterpoise.data.nonleaky import NonLeaky
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.losses import ClassBalancing, LogNormal, UniformTime
-from counterpoise.diffusion.training import Schooling
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.generators.published import PUBLISHED
 from counterpoise.generators.simple import Oversample
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import FillUp
@@ -23,21 +24,22 @@ from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.select import AtLeast, KeepAll
 
-PRETRAIN, POOL_SHARE = 0.5, 0.25  # chosen on digits' validation images, docs/log.md
+PRETRAIN, POOL_SHARE = 0.3, 0.5  # chosen on digits' validation images, docs/log.md
 
 
 def balanced_diffusion(
     data: Data,
     trials: Trials,
     *,
+    published: Literal["ddpm", "cbdm", "cbdm_ada", "cbdm_finetune"] | None = None,
     tau: float = 1.0,
     law: Literal["train", "sqrt", "uniform"] | None = None,
-    guidance: float = 1.5,
+    guidance: float = 1.0,
     objective: Literal["edm", "ddpm"] = "edm",
     network: Literal["mlp", "unet", "dit"] | None = None,
     ada: bool = False,
     init: str | None = None,
-    fit_steps: int = 3000,
+    fit_steps: int | None = None,
     fill_to: int | None = None,
     flip: bool = True,
     width: int = 16,
@@ -54,34 +56,42 @@ def balanced_diffusion(
 
     The generator is trained for `--fit-steps N` on the uneven data themselves: `--tau WEIGHT` of the class-balancing
     loss (the published value is 1; 0 leaves that arm out), whose second label follows `--law LAW` (the training
-    frequencies; uniform with `--init`). `--objective ddpm` is the published setting (noise prediction, 1,000 steps)
-    instead of EDM's, `--ada` adds augmentation that does not leak. `--init FOLDER` goes on from an earlier generator.
-    `--guidance SCALE` 1 is none (published omegas are the scale minus 1). `--network KIND` overrides what suits the size. Classes are filled up to the largest, or to
-    `--fill-to N`. With `--pool` a third generator learns the unlabelled images too, and the cheap arms get them as
-    pseudo-labels. Classifiers are residual networks retrained whole, `--width CHANNELS` in their first stage,
-    `--blocks N` per stage, `--steps N` of `--batch N` views; `--flip/--no-flip`: not for things that have a
-    hand, such as digits.
+    frequencies; uniform with `--init`). `--objective ddpm` predicts noise over 1,000 steps as published instead of EDM,
+    `--network KIND` overrides what suits the size, `--ada` adds augmentation that does not leak, `--init FOLDER` goes
+    on from an earlier generator. `--guidance SCALE` 1 is none (published omegas are the scale minus 1). `--published
+    PRESET` takes all of that from the paper's repository, a network for an accelerator included. Classes are filled up
+    to the largest, or to `--fill-to N`. With `--pool` a third generator learns the unlabelled images too, and its
+    classifier and a cheap arm get them as pseudo-labels. Classifiers are residual networks retrained whole, `--width
+    CHANNELS` in their first stage, `--blocks N` per stage, `--steps N` of `--batch N` views; `--flip/--no-flip`: not
+    for things that have a hand, such as digits.
     """
     steps = steps or (20 if smoke else 250)
-    fit_steps = min(fit_steps, 40) if smoke else fit_steps
+    fit_steps = 40 if smoke and fit_steps is None else fit_steps
     look = (Crop(), Flip()) if flip else (Crop(),)
-    instance, balanced = Instance(), BalancedSoftmax()
-    plain = PixelDiffusion(
-        network=network,
-        objective=LogNormal() if objective == "edm" else UniformTime(),
-        schooling=Schooling(steps=fit_steps),
-        augment=NonLeaky(flip=flip, turn=0.5 if flip else 0.05) if ada else None,
-        init=init,
-        sampler="dpmpp_2m",
-        guides=(CFG(scale=guidance),),
-    )
-    balance = ClassBalancing(tau=tau, law=law or ("train" if init is None else "uniform"))
+    if published:
+        plain = PUBLISHED[published]
+        balance, plain = plain.balance, dataclasses.replace(plain, balance=None, init=init)
+    else:
+        plain = PixelDiffusion(
+            network=network,
+            objective=LogNormal() if objective == "edm" else UniformTime(),
+            augment=NonLeaky(flip=flip, turn=0.5 if flip else 0.05) if ada else None,
+            init=init,
+            guides=(CFG(scale=guidance),),
+        )
+        balance = (
+            ClassBalancing(tau=tau, law=law or ("train" if init is None else "uniform")) if tau else None
+        )
+    if fit_steps is not None:
+        plain = dataclasses.replace(plain, schooling=dataclasses.replace(plain.schooling, steps=fit_steps))
     generators = {"diffusion": plain}
-    if tau:
+    if balance:
         generators["balanced_diffusion"] = dataclasses.replace(plain, balance=balance)
+    pool = None
     if data.holdout and data.holdout.pool:
         schooling = dataclasses.replace(plain.schooling, pretrain=PRETRAIN, pool_share=POOL_SHARE)
         generators["pool_diffusion"] = dataclasses.replace(plain, schooling=schooling)
+        pool = PseudoLabels(teacher="balanced_softmax")
 
     budget, nearest = FillUp(to=fill_to), (("nearest_real", NearestReal()),)
     synthesis = [Synthesis("oversample", Oversample(augment=look), budget, SameClass(), nearest, KeepAll())]
@@ -91,11 +101,17 @@ def balanced_diffusion(
     families = [cheap_arms.cheap(look), cheap_arms.with_pool(data, look)]
     fits = [fit for family, _ in families for fit in family]
     arms = [arm for _, family in families for arm in family]
-    for item in synthesis:
-        fits.append(Fit(item.name, balanced, instance, look, item.name, Concatenate()))
+    for (
+        item
+    ) in synthesis:  # as the strongest cheap arms are trained: CutMix, and the pool if it was learnt from
+        known = pool if item.name == "pool_diffusion" else None
+        mixed = (*look, CutMix())
+        fits.append(
+            Fit(item.name, BalancedSoftmax(), Instance(), mixed, item.name, Concatenate(), pool=known)
+        )
         arms.append(Arm(item.name, item.name, role="candidate" if item.name in generators else "control"))
     return Recipe(
-        name="balanced_diffusion" if tau else "pixel_diffusion",
+        name="balanced_diffusion" if balance else "pixel_diffusion",
         data=data,
         network=SmallResNet(width=width, blocks=blocks),
         training=Training(steps=steps, batch=batch),

@@ -8,7 +8,7 @@ from typing import Any
 from counterpoise.recipe import Data, Recipe, Trials
 from counterpoise.recipes.balanced_diffusion import balanced_diffusion
 
-LEFT_OUT = ("tau", "law")  # the settings of the loss that this recipe does without
+LEFT_OUT = ("tau", "law", "published")  # the settings of the loss that this recipe does without
 
 
 def pixel_diffusion(data: Data, trials: Trials, **flags: Any) -> Recipe:
