@@ -30,7 +30,7 @@ from counterpoise.metrics.evidence import paired
 from counterpoise.metrics.neighbourhoods import neighbourhoods
 from counterpoise.seeding import derive, generator
 
-SEEDS, TAUS, GUIDANCE, STEPS, HELD_OUT, K = 6, (0.0, 1.0, 3.0), 2.5, 1500, 55, 3
+SEEDS, TAUS, GUIDANCE, STEPS, HELD_OUT, K = 6, (0.0, 1.0, 3.0), 1.0, 800, 55, 3
 
 
 def one_seed(seed: int) -> dict[float, dict[str, float]]:

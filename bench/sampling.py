@@ -22,7 +22,7 @@ from counterpoise.metrics.frechet import Statistics, frechet
 from counterpoise.seeding import derive
 
 BAR, TOLERANCE = 40.0, 1.05
-SAMPLES, BATCH = 1800, 64
+SAMPLES, BATCH, FIT_STEPS = 600, 64, 1500
 PLAIN = {"sampler": "ancestral", "steps": 1000}
 
 
@@ -47,8 +47,8 @@ def main() -> None:
     torch.set_num_threads(1)
     features, known, reference = judge()
     labels = np.resize(known[1], SAMPLES)
-    fast = PixelDiffusion(schooling=Schooling(steps=3000))
-    slow = PixelDiffusion(schooling=Schooling(steps=3000), **PLAIN)  # type: ignore[arg-type]
+    fast = PixelDiffusion(schooling=Schooling(steps=FIT_STEPS))
+    slow = PixelDiffusion(schooling=Schooling(steps=FIT_STEPS), **PLAIN)  # type: ignore[arg-type]
     with TemporaryDirectory() as folder:
         fast.fit(lesson(*known), Path(folder), seed=0)
         quick, quick_s = drawn(fast, Path(folder), labels, repeats=3)

@@ -32,6 +32,10 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     else:
         training = trainings * recipe.training.steps * _step_seconds(recipe, shape, classes)
     handling = len(listing) * 4e-4 + samples * 5e-4
+    for item in recipe.synthesis:
+        if hasattr(item.generator, "seconds"):
+            fit, sample = item.generator.seconds(shape["channels"], shape["size"], classes)
+            training += recipe.trials.draws * (fit + int(item.budget(counts).sum()) * sample)
     return {
         "recipe": describe(recipe),
         "images": len(listing),

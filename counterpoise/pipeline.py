@@ -34,8 +34,8 @@ class Stage:
 STAGES = (
     Stage("intake",   "the source",                       ("data",),                              "images",  ("data",)),
     Stage("audit",    "data/train; of test labels and hashes", ("audit.json", "classes.parquet", "quarantine.parquet"), "-", ()),
-    Stage("teach",    "train, val",                       ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
-    Stage("fit",      "train",                            ("generators",),                        "draws",   ("synthesis",)),
+    Stage("teach",    "train, val, pool",                 ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
+    Stage("fit",      "train, pool",                      ("generators",),                        "draws",   ("synthesis",)),
     Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard",)),
     Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ("rows_per_batch",)),
     Stage("score",    "samples, train",                   ("scores",),                            "shards",  ()),

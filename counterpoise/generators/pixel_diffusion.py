@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -44,7 +45,8 @@ from counterpoise.types import Refusal, describe, fingerprint, part
 
 SMALLEST, LARGEST = 8, 64  # pixels
 WEAK_SHARE = 0.15  # of the steps: how long the copy that autoguidance steers away from is trained
-GRID_COLUMNS, GRID_CLASSES = 6, 12
+GRID_COLUMNS, GRID_CLASSES = 8, 12
+GAP, FRAME = 1, 128  # pixels between the tiles of a grid, and their grey
 
 
 @part
@@ -126,7 +128,7 @@ class PixelDiffusion:
         """A picture of the same requests every time: a row for each of the first classes."""
 
         def draw(step: int, net: nn.Module) -> bytes:
-            labels = [label for label in range(min(len(config["classes"]), GRID_CLASSES))]
+            labels = range(min(len(config["classes"]), GRID_CLASSES))
             rows = [
                 {"label": label, "seed": derive("grid", seed, label, column), "strength": 1.0}
                 for label in labels
@@ -135,11 +137,11 @@ class PixelDiffusion:
             # The weak copy of autoguidance is not there yet: away from itself is nowhere.
             sample = self._sampler(net, net, config, Context(lambda ids: np.zeros(0)))
             tiles = [np.zeros_like(x) if isinstance(x, Failed) else x for x in sample(rows)]
-            size, channels = config["size"], config["channels"]
-            sheet = np.stack(tiles).reshape(len(labels), GRID_COLUMNS, size, size, channels)
-            sheet = sheet.transpose(0, 2, 1, 3, 4).reshape(len(labels) * size, GRID_COLUMNS * size, channels)
+            framed = [np.pad(tile, ((0, GAP), (0, GAP), (0, 0)), constant_values=FRAME) for tile in tiles]
+            lines = [framed[at : at + GRID_COLUMNS] for at in range(0, len(framed), GRID_COLUMNS)]
+            sheet = np.concatenate([np.concatenate(line, 1) for line in lines])
             file = io.BytesIO()
-            Image.fromarray(sheet.squeeze(2) if channels == 1 else sheet).save(file, "PNG")
+            Image.fromarray(sheet.squeeze(2) if sheet.shape[2] == 1 else sheet).save(file, "PNG")
             return file.getvalue()
 
         return draw
@@ -187,6 +189,26 @@ class PixelDiffusion:
             return [image if ok else Failed("not finite") for image, ok in zip(images, sound, strict=True)]
 
         return sample
+
+    # --- what it costs -------------------------------------------------------------------------------------
+
+    def seconds(self, channels: int, size: int, classes: int, batch: int = 16) -> tuple[float, float]:
+        """About how long a fit takes here, and a sample: timed on a few rows."""
+        net = self._network({"channels": channels, "size": size, "classes": range(classes)}, seed=0)
+        device = Ranks.alone().device
+        call = autocast(net.to(device), device, self.schooling.bf16)
+        x, noise = torch.zeros(batch, channels, size, size, device=device), torch.zeros(batch, device=device)
+        cond = Cond(torch.zeros(batch, dtype=torch.long, device=device))
+        taken = []
+        for _ in range(3):
+            start = time.perf_counter()
+            found = call(x, noise, cond)
+            forward = time.perf_counter() - start
+            found.square().mean().backward()
+            taken.append((forward / batch, (time.perf_counter() - start) / batch))
+        forward, step = taken[-1]
+        doubled = 2 if self.balance else 1
+        return self.schooling.steps * self.schooling.batch * step * doubled, self.steps * forward
 
     # --- leaving -------------------------------------------------------------------------------------------
 

@@ -101,11 +101,10 @@ def balanced_diffusion(
     families = [cheap_arms.cheap(look), cheap_arms.with_pool(data, look)]
     fits = [fit for family, _ in families for fit in family]
     arms = [arm for _, family in families for arm in family]
-    for (
-        item
-    ) in synthesis:  # as the strongest cheap arms are trained: CutMix, and the pool if it was learnt from
+    # Trained as the strongest cheap arms are: with CutMix, and with the pool if the generator has learnt from it.
+    mixed = (*look, CutMix())
+    for item in synthesis:
         known = pool if item.name == "pool_diffusion" else None
-        mixed = (*look, CutMix())
         fits.append(
             Fit(item.name, BalancedSoftmax(), Instance(), mixed, item.name, Concatenate(), pool=known)
         )

@@ -133,7 +133,7 @@ def test_sizes_and_colours(size, channels, tmp_path):
     (made,) = model.load(tmp_path, context(lesson))(asked(1))
     assert made.shape == (size, size, channels)
     with Image.open(next(tmp_path.glob("grid-*.png"))) as sheet:
-        assert sheet.size == (6 * size, 2 * size)
+        assert sheet.size == (8 * (size + 1), 2 * (size + 1))
 
 
 def test_too_small_and_too_large_pictures_are_refused(tmp_path):
