@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Protocol
@@ -127,17 +127,23 @@ def train_denoiser(
         ema.update()
         tally.add(batch.sigma, errors.detach(), pulls.detach())
         done = step + 1
-        if done % LOG_EVERY == 0 or done == settings.steps:
+        if ranks.leads and (done % LOG_EVERY == 0 or done == settings.steps):
             keeper.log({"step": done, "of": settings.steps} | tally.told(len(errors) * ranks.world))
         if done < settings.steps and ranks.leads and keeper.due():
-            _refuse_nan(total, step, keeper, settings)
+            _refuse_nan(_size(weights), step, keeper, settings)
             keeper.save(done, _state(net, ema, adam))
             keeper.preview(done, ema.net)
+    _refuse_nan(_size(weights), settings.steps, keeper, settings)
     return ema.net
 
 
-def _refuse_nan(total: Tensor, step: int, keeper: Keeper, settings: Schooling) -> None:
-    if not torch.isfinite(total):
+def _size(weights: Sequence[Tensor]) -> Tensor:
+    """Not finite as soon as one weight is not."""
+    return torch.stack(torch._foreach_norm(list(weights))).detach().sum()
+
+
+def _refuse_nan(number: Tensor, step: int, keeper: Keeper, settings: Schooling) -> None:
+    if not torch.isfinite(number):
         found = keeper.resume()
         kept = (
             "nothing had been saved yet"
@@ -145,7 +151,7 @@ def _refuse_nan(total: Tensor, step: int, keeper: Keeper, settings: Schooling) -
             else f"the last good state (step {found[0]}) is kept"
         )
         raise Refusal(
-            f"training the generator stopped at step {step}: the loss is {float(total.detach())}; {kept}. "
+            f"training the generator stopped at step {step}: the loss or a weight is {float(number.detach())}; {kept}. "
             f"Lower the learning rate (it is {settings.lr:g}) or train longer in warm-up (it is {settings.warmup:g} "
             "of all steps), and use another directory or --redo fit"
         )
