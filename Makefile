@@ -25,8 +25,9 @@ $(VENV)/.ready: pyproject.toml constraints.txt Makefile
 	fi
 	touch $@
 
-run: venv  ## the main job: digits cut to a long tail, baselines and simple synthetic arms, a verdict and a report
-	$(BIN)/counterpoise run digits --recipe baselines --cut exp:50 --to runs/digits
+run: venv  ## the main job: digits, 28 to 1 a class, cheap arms and three diffusion models, a verdict and a report
+	$(BIN)/counterpoise run digits --recipe balanced_diffusion --cut exp:30:top=30:shuffled --pool 0.45 --no-flip \
+	  --fit-steps 1500 --to runs/digits
 
 test: venv  ## the suite (no slow tests)
 	$(BIN)/python -m pytest -m "not slow and not gpu"
