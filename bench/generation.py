@@ -1,7 +1,7 @@
-"""Generation: what filling up with diffusion gains over the strongest cheap arm on digits, with splits redrawn and generators refitted in every trial.
+"""Generation: what filling up with diffusion gains over the strongest cheap arm on digits, with cuts redrawn and generators refitted in every trial.
 
 The study is `make run`'s, but each of its ten trials draws its own cut (with its own order of classes) and fits its
-own generators, so that no variance is missing. Ratios are balanced accuracies of the best candidate by validation
+own generators; validation, test and pool are the same throughout. Ratios are balanced accuracies of the best candidate by validation
 against plain cross-entropy and against the strongest cheap arm; they hold where the interval of the gain is above zero.
 """
 

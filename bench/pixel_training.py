@@ -23,7 +23,8 @@ from counterpoise.data.intake import intake
 from counterpoise.data.pixels import Rows
 from counterpoise.diffusion.denoisers import Cond
 from counterpoise.diffusion.losses import LogNormal
-from counterpoise.diffusion.training import Batches, Material, Schooling, has_bf16, train_denoiser
+from counterpoise.diffusion.precision import has_bf16
+from counterpoise.diffusion.training import Batches, Material, Schooling, train_denoiser
 from counterpoise.generators.generator import Context, Lesson
 from counterpoise.generators.pixel_diffusion import PixelDiffusion, network_for
 from counterpoise.metrics.frechet import Statistics, frechet

@@ -27,6 +27,7 @@ from counterpoise.classifiers.robust import GroupDRO
 from counterpoise.data.augment import CutMix, RandAugment
 from counterpoise.recipe import Arm, Data, Fit
 
+POOL = "pool"  # the split of images without labels
 Look = tuple[Any, ...]
 
 
@@ -54,9 +55,16 @@ def cheap(look: Look, pixels: bool = True) -> tuple[list[Fit], list[Arm]]:
     return fits, arms
 
 
+def has_pool(data: Data) -> bool:
+    """Whether there are unlabelled images: put aside, or brought along by the data."""
+    if data.holdout and data.holdout.pool:
+        return True
+    return POOL in set(data.source.listing()["split"].to_pylist())
+
+
 def with_pool(data: Data, look: Look) -> tuple[list[Fit], list[Arm]]:
     """What is there to be had from unlabelled images without any generator, if the data put some aside."""
-    if not data.holdout or not data.holdout.pool:
+    if not has_pool(data):
         return [], []
     pool = PseudoLabels(teacher="balanced_softmax")
     fit = Fit("pseudo_labels", BalancedSoftmax(), Instance(), (*look, CutMix()), pool=pool)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -141,6 +142,11 @@ def run(
     from counterpoise.rundir import Run
     from counterpoise.types import build
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise Refusal(
+            "`run` divides its work itself: under torchrun only the generators are trained together, with "
+            "`torchrun -m counterpoise fit RUN` on a run that was made with `--until teach`"
+        )
     if until not in NAMES:
         raise Refusal(f"there is no stage {until!r}; stages are {', '.join(NAMES)}")
     function = find_recipe(recipe)

@@ -143,8 +143,10 @@ def export_generator(path: str | Path, out: str | Path, arm: str = "", draw: int
             f"{arm or 'the recommended arm'} has no generator that diffusers knows; "
             f"name one with --arm ({', '.join(able) or 'this run has none'})"
         )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise Refusal(f"{out} is not an empty directory: nothing is written over, name another with --out")
     if out.exists():
-        raise Refusal(f"{out} is there already: nothing is written over, name another with --out")
+        out.rmdir()  # it appears whole
     fitted = study.run / Lot(name, draw).generator
     if not (fitted / "config.json").exists():
         raise Refusal(f"{name} is not fitted yet: run its command again to go on")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from counterpoise.nets.judges import open_judge
+from counterpoise.nets.judges import open_judge, reference
 from counterpoise.stages.measure import measured
 from counterpoise.study import Lot, Study
 from counterpoise.types import Refusal
@@ -28,8 +28,13 @@ def judge_run(path: str | Path, judge: str, synthesis: str = "", draw: int = 0) 
             raise Refusal(
                 f"{name} has no selected samples of draw {draw} yet: run its command again to go on"
             )
-    net = open_judge(judge)
+    net, cache = (
+        open_judge(judge),
+        study.run / "fidelity" / "features",
+    )  # the real rows are the same every time
     return {
-        name: measured(study, Lot(name, draw), lambda rows: net(rows.raw(np.arange(len(rows)))))
+        name: measured(
+            study, Lot(name, draw), lambda rows: reference(net, rows.raw(np.arange(len(rows))), cache)
+        )
         for name in names
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -36,10 +37,10 @@ STAGES = (
     Stage("audit",    "data/train; of test labels and hashes", ("audit.json", "classes.parquet", "quarantine.parquet"), "-", ()),
     Stage("teach",    "train, val, pool",                 ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
     Stage("fit",      "train, pool",                      ("generators",),                        "draws",   ("synthesis",)),
-    Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard",)),
-    Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ("rows_per_batch",)),
-    Stage("score",    "samples, train",                   ("scores",),                            "shards",  ()),
-    Stage("select",   "samples, scores",                  ("selected",),                          "draws",   ()),
+    Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing")),
+    Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ("rows_per_batch", "synthesis[].generator.sampler", "synthesis[].generator.steps", "synthesis[].generator.guides")),
+    Stage("score",    "samples, train",                   ("scores",),                            "shards",  ("synthesis[].scores",)),
+    Stage("select",   "samples, scores",                  ("selected",),                          "draws",   ("synthesis[].select",)),
     Stage("measure",  "train, val, teacher, selected",    ("fidelity",),                          "draws",   ()),
     Stage("train",    "train, val, selected",             ("train",),                             "trials",  ()),
     Stage("evaluate", "classifiers, data/test (only here)", ("evaluate", "metrics.json", "verdict.json"), "trials", ("arms", "trials.n")),
@@ -56,12 +57,18 @@ def steps_of(stage: str) -> Sequence[Any]:
 
 def begun(run: Run, field: str) -> str | None:
     """The earliest stage that uses a recipe field and has artefacts already."""
-    for stage in STAGES:
-        if any(field == used or field.startswith((used + ".", used + "[")) for used in stage.uses) and any(
-            run.has(name) for later in STAGES[STAGES.index(stage) :] for name in later.writes
-        ):
-            return stage.name
-    return None
+    plain = re.sub(r"\[[^]]*\]", "[]", field)  # whichever fit, arm or synthesis it belongs to
+    matches = [
+        (len(used), -number, stage)
+        for number, stage in enumerate(STAGES)
+        for used in stage.uses
+        if plain == used or plain.startswith((used + ".", used + "["))
+    ]
+    if not matches:
+        return None
+    stage = max(matches, key=lambda match: match[:2])[2]  # the one that says it most precisely
+    later = STAGES[STAGES.index(stage) :]
+    return stage.name if any(run.has(name) for other in later for name in other.writes) else None
 
 
 def set_aside(run: Run, stage: str) -> Path | None:
@@ -89,6 +96,7 @@ def execute(
     run = Run.create(to, describe(recipe), begun)
     study = Study.open(run.path)
     study.check_source()
+    run.tell_no_more()
     study_of.cache_clear()
     if command:
         run.put_json("command.json", {"command": command})
@@ -120,7 +128,7 @@ def _do(study: Study, stage: str, number: int, work: workers.Workers, progress: 
             done += 1
             left.discard(missing[index])
         progress(stage, done + study.run.told(left), len(units))
-    if missing:
+    if missing and os.environ.get("RANK", "0") == "0":  # of torchrun's processes one keeps the log
         seconds = round(time.time() - started, 3)
         study.run.log(
             {"stage": stage, "step": number, "units": len(missing), "seconds": seconds, "at": started}
@@ -130,7 +138,11 @@ def _do(study: Study, stage: str, number: int, work: workers.Workers, progress: 
 def work_on(path: str, stage: str, step: int, unit: str) -> None:
     """Make one unit, wherever this process is."""
     _one_thread()
-    steps_of(stage)[step].work(study_of(path), unit)
+    study = study_of(path)
+    try:
+        steps_of(stage)[step].work(study, unit)
+    finally:
+        study.run.tell_no_more(unit)
 
 
 @lru_cache(maxsize=1)

@@ -11,8 +11,8 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -236,21 +236,26 @@ class Run:
             Path(temporary).unlink(missing_ok=True)
 
     def tell(self, unit: str, share: float) -> None:
-        """How much of a unit is done, for whoever watches. Nothing is decided by it."""
+        """How much of a unit is done, for whoever watches. Nothing is decided by it, so nothing fails for it."""
         folder = self.path / SCRATCH / "progress"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / unit.replace("/", "+")).write_text(f"{share:.4f}")
+        with suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / unit.replace("/", "+")).write_text(f"{share:.4f}")
 
-    def told(self, units: Iterable[str]) -> float:
+    def told(self, units: Container[str]) -> float:
         """What `tell` said of these units, added up."""
-        folder, total = self.path / SCRATCH / "progress", 0.0
-        if folder.is_dir():
-            for unit in units:
-                try:
-                    total += float((folder / unit.replace("/", "+")).read_text() or 0)
-                except FileNotFoundError:
-                    continue
+        total = 0.0
+        with suppress(OSError):
+            for path in (self.path / SCRATCH / "progress").iterdir():
+                if path.name.replace("+", "/") in units:
+                    total += float(path.read_text() or 0)
         return total
+
+    def tell_no_more(self, unit: str = "") -> None:
+        """Forget what was told of a unit, or of all."""
+        folder = self.path / SCRATCH / "progress"
+        for path in [folder / unit.replace("/", "+")] if unit else list(folder.glob("*")):
+            path.unlink(missing_ok=True)
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Add a line to what happened. Nothing is decided by the log; it tells what the work cost."""

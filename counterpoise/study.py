@@ -5,6 +5,7 @@ Only intake writes `data/`, and only `evaluate` may ask for `role="test"`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -213,7 +214,10 @@ class Study:
 def rows_of(
     study: Study, draw: int, synthesis: str | None
 ) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Real rows of a draw with the kept samples behind them: rows, labels, groups, and which rows are synthetic."""
+    """Real rows of a draw with the kept samples behind them: rows, labels, groups, and which rows are synthetic.
+
+    A row whose group nobody knows, such as a sample that starts from noise, is in group -1.
+    """
     order = study.draw_rows(draw)
     labels = study.labels("train")[order]
     groups = study.group_ids("train")
@@ -227,8 +231,10 @@ def rows_of(
     everything = np.concatenate([order, len(real) + np.arange(len(samples))])
     if groups is not None:
         plan = study.run.table(lot.plan, ["request_id", "group"])
-        group_of = dict(zip(plan["request_id"].to_pylist(), plan["group"].to_pylist(), strict=True))
-        groups = np.concatenate([groups, [group_of[name] for name in selection["request_id"].to_pylist()]])
+        known = pc.fill_null(plan["group"], -1).to_pylist()
+        group_of = dict(zip(plan["request_id"].to_pylist(), known, strict=True))
+        theirs = [group_of[name] for name in selection["request_id"].to_pylist()]
+        groups = np.concatenate([groups, np.array(theirs, np.int64)])
     synthetic = np.concatenate([np.zeros(len(order), bool), np.ones(len(samples), bool)])
     return Rows.of(real, samples, order=everything), np.concatenate([labels, made]), groups, synthetic
 
@@ -237,16 +243,11 @@ def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:
     """The made samples of one shard, in plan order, with their request ids."""
     table, meta = run.table(name, ["request_id", "status", "x"]), run.meta(name)
     made = table.filter(np.asarray(table["status"]) == "made")
-    shape = tuple(meta["shape"])
-    x = (
-        np.frombuffer(b"".join(made["x"].to_pylist()), meta["dtype"]).reshape(len(made), *shape)
-        if shape
-        else None
-    )
-    return np.zeros((0, 1), np.uint8) if x is None else x, made["request_id"].to_pylist()
+    x = np.frombuffer(b"".join(made["x"].to_pylist()), meta["dtype"]).reshape(len(made), *meta["shape"])
+    return x, made["request_id"].to_pylist()
 
 
 def flat(x: np.ndarray) -> np.ndarray:
     """Rows as float32 vectors (n, d); pixels come out in [0, 1]."""
-    made = np.asarray(x).reshape(len(x), -1).astype(np.float32)
+    made = np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.float32)  # there may be no rows
     return made / 255 if x.dtype == np.uint8 else made

@@ -21,7 +21,7 @@ from counterpoise.data.embedded import EmbeddedParquet, Hub
 from counterpoise.data.folders import Folder
 from counterpoise.data.lists import SplitLists
 from counterpoise.data.manifests import Manifest
-from counterpoise.data.nonleaky import NonLeaky
+from counterpoise.data.nonleaky import Mirror, NonLeaky
 from counterpoise.data.packed import Cifar, Digits
 from counterpoise.data.pixels import Rows
 from counterpoise.data.splits import Holdout
@@ -133,6 +133,7 @@ OTHERS = [
     Schooling(),
     pseudo.PseudoLabels("bs"),
     NonLeaky(),
+    Mirror(),
     denoisers.Schedule(),
     targets.ClassBalancing(),
     Trials(),

@@ -136,7 +136,7 @@ def test_a_second_call_does_nothing_more(finished, hostile):
     [
         ({"steps": 7}, r"training.steps was 6, the recipe now says 7.*--redo teach"),
         ({"cut": "few:3"}, r"data.cut was null.*--redo intake"),
-        ({"fill_to": 9}, r"synthesis\[copies\].budget.to was null, the recipe now says 9.*--redo fit"),
+        ({"fill_to": 9}, r"synthesis\[copies\].budget.to was null, the recipe now says 9.*--redo plan"),
         ({"trials": 1}, r"trials.n was 2, the recipe now says 1|trials.draws was 2"),
     ],
 )

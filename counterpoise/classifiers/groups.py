@@ -1,6 +1,6 @@
 """Deep feature reweighting (Kirichenko et al. 2023): a last layer refitted on data where every group is equally large.
 
-A group is a cell of class x group, as in the literature. Settings are the paper's: an L1 logistic regression on
+A group is a cell of class x group, as in the literature; rows without a group (-1) are in none and left out. Settings are the paper's: an L1 logistic regression on
 standardised features, C tuned on half of the rows by worst-group accuracy, then the mean of several refits.
 """
 
@@ -18,12 +18,19 @@ from counterpoise.seeding import generator
 from counterpoise.types import Refusal, part
 
 
-def cells(rows: Rows) -> np.ndarray:
-    """One number per class x group that has rows (N,)."""
-    if rows.groups is None:
+def known(rows: Rows) -> Rows:
+    """The rows whose group is known."""
+    if rows.groups is None or not (rows.groups >= 0).any():
         raise Refusal(
             "DFR balances groups and this data has none: give a group column, or use another second stage"
         )
+    there = rows.groups >= 0
+    return Rows(rows.features[there], rows.labels[there], rows.groups[there])
+
+
+def cells(rows: Rows) -> np.ndarray:
+    """One number per class x group that has rows (N,)."""
+    assert rows.groups is not None, "known() has refused data without groups"
     return np.unique(np.stack([rows.labels, rows.groups], 1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -49,7 +56,7 @@ class DFR:
     def __call__(
         self, head: LinearHead, fit: Rows, val: Rows, prior: np.ndarray, seed: int
     ) -> tuple[LinearHead, dict[str, Any]]:
-        rows = val if self.on == "val" else fit
+        rows = known(val if self.on == "val" else fit)
         cell, rng = cells(rows), generator("dfr", seed)
         chosen = self._tune(rows, cell, len(prior), rng)
         center, scale = _standardise(rows.features)

@@ -42,7 +42,9 @@ class GroupWeights(NamedTuple):
 
 def group_means(losses: Tensor, groups: Tensor, count: int) -> Tensor:
     """The mean loss of each group in the batch (..., G); 0 for a group that is not in it."""
-    members = torch.nn.functional.one_hot(groups.long(), count).to(losses)  # (..., B, G)
+    members = torch.nn.functional.one_hot(groups.long() % count, count).to(
+        losses
+    )  # (..., B, G); -1 is the last
     return (losses.unsqueeze(-1) * members).sum(-2) / members.sum(-2).clamp_min(1)
 
 
@@ -51,7 +53,7 @@ class GroupDRO:
     """Group distributionally robust optimisation (Sagawa et al. 2020, Algorithm 1 and Equation 5).
 
     q_g <- q_g exp(step_size (l_g + adjust / sqrt(n_g))), normalised; the loss is sum q_g (l_g + adjust / sqrt(n_g)).
-    A group that is missing in a batch has loss 0 there and so loses weight against the others: sample with
+    Rows without a group (-1) are one group more, the last. A group that is missing in a batch has loss 0 there and so loses weight against the others: sample with
     `mixing.GroupBalanced`. It only works with strong regularisation or early stopping.
     """
 
@@ -63,7 +65,9 @@ class GroupDRO:
             raise Refusal(
                 "GroupDRO balances groups, and this data set has none: give each row a group, or use Mean"
             )
-        counts = torch.bincount(groups.long().flatten()).float()
+        groups = groups.long().flatten()
+        count = int(groups.max()) + 1 + int((groups < 0).any())
+        counts = torch.bincount(groups % count, minlength=count).float()
         live = (counts > 0).float()
         return GroupWeights(live / live.sum(), counts)
 

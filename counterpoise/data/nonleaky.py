@@ -1,6 +1,6 @@
-"""Augmentation that a generator is told of, so that it does not leak into samples (Karras et al. 2022, Appendix F.2).
+"""Augmentation for generators: told of, it does not leak into samples (Karras et al. 2022, Appendix F.2).
 
-Every change is described by a vector beside the image; a network that is conditioned on it can be asked, with zeros,
+Every change of `NonLeaky` is described by a vector beside the image; a network that is conditioned on it can be asked, with zeros,
 for images as they are.
 """
 
@@ -15,6 +15,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from counterpoise.types import part
+
+
+@part
+class Mirror:
+    """Left and right exchanged in every second image, for things that have no hand: the network is not told."""
+
+    dim: ClassVar[int] = 0
+
+    def __call__(self, x: Tensor, rng: torch.Generator) -> tuple[Tensor, None]:
+        chosen = torch.rand(len(x), generator=rng) < 0.5
+        return torch.where(chosen[:, None, None, None], x.flip(3), x), None
 
 
 @part

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,21 @@ from counterpoise.types import Refusal
 
 SAVE_EVERY_S = 120.0
 KEPT = 2
+
+
+@contextmanager
+def refusing_full_disk(folder: Path) -> Iterator[None]:
+    """A full disk is nobody's bug: what could not be written, what is kept, what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        last = next(iter(sorted(folder.glob("state-*.safetensors"), reverse=True)), None)
+        kept = "no earlier state is there" if last is None else f"{last.name} is whole and kept"
+        raise Refusal(
+            f"{folder}: the disk is full; {kept}. Make room and run the same command again"
+        ) from None
 
 
 @dataclass
@@ -48,39 +64,42 @@ class Folder:
                         )
                     state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a handle
             except SafetensorError:
-                continue  # not whole: the one before it is
+                with suppress(
+                    FileNotFoundError
+                ):  # not whole, so out of the way of a new one; the one before it is
+                    path.rename(path.with_suffix(".broken"))
+                continue
             return int(path.stem.removeprefix("state-")), state
         return None
+
+    @property
+    def begun(self) -> bool:
+        return any(self.path.glob("state-*.safetensors"))
 
     def due(self) -> bool:
         return time.monotonic() - self.saved_at >= self.every_s
 
     def save(self, step: int, state: dict[str, Tensor]) -> None:
         state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-        try:
+        with refusing_full_disk(self.path):
             commit(
                 self.path / f"state-{step:08d}.safetensors",
                 lambda file: file.write(save(state, {"identity": self.identity})),
             )
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            last = next(iter(sorted(self.path.glob("state-*.safetensors"), reverse=True)), None)
-            kept = "no earlier state is there" if last is None else f"{last.name} is whole and kept"
-            raise Refusal(
-                f"{self.path}: the disk is full, the state of step {step} could not be written; {kept}. "
-                "Make room and run the same command again"
-            ) from None
         for old in sorted(self.path.glob("state-*.safetensors"))[:-KEPT]:
             old.unlink()
         self.saved_at = time.monotonic()
 
     def preview(self, step: int, net: nn.Module) -> None:
+        """A picture decides nothing: if there is no room for it, there is none."""
         if self.draw is not None:
-            commit(self.path / f"grid-{step:08d}.png", lambda file: file.write(self.draw(step, net)))  # type: ignore[misc]
+            picture = self.draw(step, net)
+            with suppress(OSError):
+                commit(self.path / f"grid-{step:08d}.png", lambda file: file.write(picture))
+        self.saved_at = time.monotonic()  # drawing may take longer than a save is due
 
     def log(self, row: dict[str, Any]) -> None:
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
+        with suppress(OSError), open(self.path / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         if self.hear is not None:
             self.hear(row["step"] / row["of"])

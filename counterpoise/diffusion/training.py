@@ -8,10 +8,9 @@ and a training that was stopped goes on exactly as if it had not been.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -19,23 +18,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from counterpoise.diffusion.denoisers import NO_LABEL, Cond, Network
+from counterpoise.diffusion.denoisers import NO_LABEL, Cond
 from counterpoise.diffusion.losses import ClassBalancing, Objective, denoising_loss
+from counterpoise.diffusion.precision import autocast
 from counterpoise.diffusion.ranks import Ranks
+from counterpoise.diffusion.tally import Tally
 from counterpoise.nets.adam import Adam
 from counterpoise.nets.ema import EMA
 from counterpoise.seeding import derive, generator
 from counterpoise.types import Refusal, part
 
-LEVELS = (0.1, 0.3, 1.0, 3.0)  # of sigma: where the logged loss is divided
+#: Rows => changed rows, and what was done to each of them, if the network is to be told.
+Augment = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]
+
 LOG_EVERY = 100  # steps
+LR = 1e-3
 
 
 @part
 class Schooling:
     """How long and how fast a denoiser learns.
 
-    `unlabelled` is the share of rows that lose their label, each on its own (CBDM drops whole batches, which only
+    `lr` None is 1e-3, or what a generator knows to suit it. `unlabelled` is the share of rows that lose their label, each on its own (CBDM drops whole batches, which only
     adds variance). `bf16` None takes it where the chip computes in it.
     With a pool of unlabelled rows the first `pretrain` of the steps see nothing else, and after that `pool_share` of
     every batch does.
@@ -43,7 +47,7 @@ class Schooling:
 
     steps: Annotated[int, Field(ge=1)] = 3000
     batch: Annotated[int, Field(ge=1)] = 64
-    lr: Annotated[float, Field(gt=0)] = 4e-3
+    lr: Annotated[float, Field(gt=0)] | None = None
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     decay: Literal["cosine", "none"] = "cosine"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
@@ -55,12 +59,12 @@ class Schooling:
 
     def rate(self, step: int) -> float:
         """Linear warm-up from zero, then constant or half a cosine down to zero."""
-        ramp = self.warmup * self.steps
+        ramp, top = self.warmup * self.steps, self.lr or LR
         if step < ramp:
-            return self.lr * step / ramp
+            return top * step / ramp
         if self.decay == "none":
-            return self.lr
-        return self.lr * 0.5 * (1 + math.cos(math.pi * (step - ramp) / (self.steps - ramp)))
+            return top
+        return top * 0.5 * (1 + math.cos(math.pi * (step - ramp) / (self.steps - ramp)))
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class Material:
     pool: Callable[[np.ndarray], Tensor] | None = None
     pool_size: int = 0
 
-    @property
+    @cached_property
     def counts(self) -> Tensor:
         return torch.from_numpy(np.bincount(self.labels, minlength=self.classes)).float()
 
@@ -96,11 +100,31 @@ def train_denoiser(
     seed: int,
     keeper: Keeper,
     balance: ClassBalancing | None = None,
-    augment: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None,
+    augment: Augment | None = None,
     ranks: Ranks | None = None,
 ) -> nn.Module:
     """Train, and return the network with its averaged weights."""
     ranks = ranks or Ranks.here()
+    if settings.batch % ranks.world:
+        raise Refusal(
+            f"a batch of {settings.batch} cannot be shared evenly by {ranks.world} processes: "
+            f"use {settings.batch // ranks.world * ranks.world or ranks.world}, or another number of processes"
+        )
+    with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
+        return _loop(net, objective, material, settings, seed, keeper, balance, augment, ranks)
+
+
+def _loop(
+    net: nn.Module,
+    objective: Objective,
+    material: Material,
+    settings: Schooling,
+    seed: int,
+    keeper: Keeper,
+    balance: ClassBalancing | None,
+    augment: Augment | None,
+    ranks: Ranks,
+) -> nn.Module:
     net = net.to(ranks.device).train()
     weights = list(net.parameters())
     adam, ema, first = Adam(weights, clip=settings.clip), EMA(net, settings.ema), 0
@@ -111,6 +135,7 @@ def train_denoiser(
     denoise = objective.parametrisation.denoiser(autocast(ranks.wrap(net), ranks.device, settings.bf16))
     tally = Tally()
     for step in range(first, settings.steps):
+        torch.manual_seed(derive("dropout", seed, step, ranks.rank))  # the only draw that cannot be handed in
         batch = batches(step, objective).share(ranks.rank, ranks.world).to(ranks.device)
         errors, pulls = denoising_loss(
             denoise, objective, batch.x0, batch.sigma, batch.noise, batch.cond, balance, batch.other
@@ -152,7 +177,7 @@ def _refuse_nan(number: Tensor, step: int, keeper: Keeper, settings: Schooling) 
         )
         raise Refusal(
             f"training the generator stopped at step {step}: the loss or a weight is {float(number.detach())}; {kept}. "
-            f"Lower the learning rate (it is {settings.lr:g}) or train longer in warm-up (it is {settings.warmup:g} "
+            f"Lower the learning rate (it is {settings.lr or LR:g}) or train longer in warm-up (it is {settings.warmup:g} "
             "of all steps), and use another directory or --redo fit"
         )
 
@@ -209,7 +234,7 @@ class Batches:
     material: Material
     settings: Schooling
     seed: int
-    augment: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]] | None = None
+    augment: Augment | None = None
     balance: ClassBalancing | None = None
 
     def __call__(self, step: int, objective: Objective) -> Batch:
@@ -233,7 +258,8 @@ class Batches:
         return Batch(
             x0,
             objective.draw(len(label), rng),
-            torch.randn(x0.shape, generator=rng),
+            # numpy's generator takes the whole seed; torch's, 32 bits of it, would repeat a step's noise
+            torch.from_numpy(generator("noise", self.seed, step).standard_normal(x0.shape, np.float32)),
             Cond(torch.where(dropped, NO_LABEL, label), told),
             other,
         )
@@ -256,59 +282,3 @@ class Batches:
 @lru_cache(maxsize=16)
 def _order(name: str, seed: int, turn: int, size: int) -> np.ndarray:
     return generator("pass", name, seed, turn).permutation(size)
-
-
-# --- precision, and what is told ------------------------------------------------------------------------------
-
-
-def autocast(net: Network, device: torch.device, bf16: bool | None) -> Network:
-    """The same network, computing in bf16 where that is wanted; its output is float32 either way."""
-
-    def call(x: Tensor, noise: Tensor, cond: Cond) -> Tensor:
-        wanted = has_bf16(device) if bf16 is None else bf16
-        with torch.autocast(device.type, torch.bfloat16, enabled=wanted):
-            return net(x, noise, cond).float()
-
-    return call
-
-
-@lru_cache
-def has_bf16(device: torch.device) -> bool:
-    """Whether the chip multiplies in bf16, not merely emulates it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-class Tally:
-    """Mean loss since the last time it was told, overall and by noise level; on a GPU it waits for nothing."""
-
-    def __init__(self) -> None:
-        self.sums: Tensor | None = None
-        self.pulls: Tensor | None = None
-        self.steps, self.since = 0, time.perf_counter()
-
-    def add(self, sigma: Tensor, errors: Tensor, pulls: Tensor) -> None:
-        band = torch.bucketize(sigma, torch.tensor(LEVELS, device=sigma.device))
-        both = torch.stack([errors, torch.ones_like(errors)], 1)
-        sums = torch.zeros(len(LEVELS) + 1, 2, device=sigma.device).index_add_(0, band, both)
-        self.sums = sums if self.sums is None else self.sums + sums
-        self.pulls = pulls.mean() if self.pulls is None else self.pulls + pulls.mean()
-        self.steps += 1
-
-    def told(self, rows_per_step: int) -> dict[str, Any]:
-        assert self.sums is not None, "nothing was added"
-        assert self.pulls is not None
-        loss = self.sums.cpu()
-        names = [f"below_{level:g}" for level in LEVELS] + [f"above_{LEVELS[-1]:g}"]
-        row = {
-            "loss": float(loss[:, 0].sum() / loss[:, 1].sum()),
-            "balance": float(self.pulls) / self.steps,
-            "by_sigma": {
-                name: float(total / n) for name, (total, n) in zip(names, loss, strict=True) if n > 0
-            },
-            "rows_per_s": round(self.steps * rows_per_step / (time.perf_counter() - self.since), 1),
-        }
-        self.sums = self.pulls = None
-        self.steps, self.since = 0, time.perf_counter()
-        return row

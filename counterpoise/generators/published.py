@@ -1,12 +1,13 @@
-"""Class-balancing diffusion with its authors' own settings (Qin et al. 2023): for comparisons, on an accelerator.
+"""Class-balancing diffusion with the published settings (Qin et al. 2023): for comparisons, on an accelerator.
 
-Guidance is written as a scale here, one more than the published omega. Batches, steps and omegas differ between the
+What differs: 8 groups in the normalisations (32), scale and shift by what is asked (an added embedding), a learned null
+label (none), labels dropped row by row (whole batches); with --fit-steps the warm-up shrinks alike. Guidance is written as a scale here, one more than the published omega. Batches, steps and omegas differ between the
 published variants, as they do in the paper's repository; `fit_steps` is how long each was trained there.
 """
 
 from __future__ import annotations
 
-from counterpoise.data.nonleaky import NonLeaky
+from counterpoise.data.nonleaky import Mirror, NonLeaky
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.losses import ClassBalancing, UniformTime
 from counterpoise.diffusion.training import Schooling
@@ -32,7 +33,7 @@ def _made(omega: float, batch: int, fit_steps: int, tau: float, law: str, ada: b
             bf16=False,
         ),
         balance=ClassBalancing(tau=tau, law=law) if tau else None,  # type: ignore[arg-type]
-        augment=NonLeaky() if ada else None,
+        augment=NonLeaky() if ada else Mirror(),
         sampler="ancestral",
         steps=1000,
         guides=(CFG(scale=1 + omega),),

@@ -10,7 +10,7 @@ from counterpoise.recipes.balanced_diffusion import balanced_diffusion
 from counterpoise.recipes.baselines import baselines
 from counterpoise.types import Refusal
 
-SMALL = 32  # pixels: up to here a generator can be trained from nothing in minutes to hours
+SMALLEST, SMALL = 8, 32  # pixels: between them a generator can be trained from nothing in minutes to hours
 
 _FLAGS = {
     function: {
@@ -23,12 +23,12 @@ _FLAGS = {
 
 
 def auto(data: Data, trials: Trials, **flags: Any) -> Recipe:
-    """What suits the data: `balanced_diffusion` for pictures of up to 32 pixels, `baselines` for larger ones.
+    """What suits the data: `balanced_diffusion` for pictures of 8 to 32 pixels, `baselines` for others.
 
     counterpoise run digits --cut exp:30:top=30:shuffled --pool 0.45 --no-flip
     Measured numbers and their commit are in docs/results.md.
 
-    A flag that only one of the two has decides for it. The flags are those of `balanced_diffusion` and of `baselines`.
+    A flag that only one of the two has decides for it, unless it is given its default. The flags are those of `balanced_diffusion` and of `baselines`.
     """
     told = {name: p.default for known in _FLAGS.values() for name, p in known.items()}
     given = {name: value for name, value in flags.items() if name == "smoke" or value != told[name]}
@@ -45,7 +45,7 @@ def auto(data: Data, trials: Trials, **flags: Any) -> Recipe:
 def _is_small(data: Data) -> bool:
     from counterpoise.stages.intake import settle_shape
 
-    return settle_shape(data, data.source, data.source.listing())["size"] <= SMALL
+    return SMALLEST <= settle_shape(data, data.source, data.source.listing())["size"] <= SMALL
 
 
 _both = {name: p for known in reversed(_FLAGS.values()) for name, p in known.items()}

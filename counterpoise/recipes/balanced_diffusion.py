@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from counterpoise import arms as cheap_arms
@@ -11,7 +12,7 @@ from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.pseudo import PseudoLabels
 from counterpoise.classifiers.training import Training
 from counterpoise.data.augment import Crop, CutMix, Flip
-from counterpoise.data.nonleaky import NonLeaky
+from counterpoise.data.nonleaky import Mirror, NonLeaky
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.losses import ClassBalancing, LogNormal, UniformTime
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
@@ -23,6 +24,7 @@ from counterpoise.proposals.pairings import FromNoise, SameClass
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.select import AtLeast, KeepAll
+from counterpoise.types import Refusal
 
 PRETRAIN, POOL_SHARE = 0.3, 0.5  # chosen on digits' validation images, docs/log.md
 
@@ -69,26 +71,45 @@ def balanced_diffusion(
     fit_steps = 40 if smoke and fit_steps is None else fit_steps
     look = (Crop(), Flip()) if flip else (Crop(),)
     if published:
-        plain = PUBLISHED[published]
-        balance, plain = plain.balance, dataclasses.replace(plain, balance=None, init=init)
+        said: dict[str, object] = {
+            "tau": tau != 1.0,
+            "law": law,
+            "guidance": guidance != 1.0,
+            "objective": objective != "edm",
+        }
+        said |= {"network": network, "ada": ada}
+        if clash := [f"--{name}" for name, given in said.items() if given]:
+            raise Refusal(
+                f"--published {published} settles what {', '.join(clash)} would: leave one of them out"
+            )
+        if published == "cbdm_finetune" and init is None:
+            raise Refusal(
+                "--published cbdm_finetune goes on from an earlier generator: name it with --init FOLDER"
+            )
+        balance, plain = PUBLISHED[published].balance, dataclasses.replace(PUBLISHED[published], balance=None)
+        if not flip:
+            unturned = dataclasses.replace(plain.augment, flip=False) if plain.augment.dim else None
+            plain = dataclasses.replace(plain, augment=unturned)
     else:
+        told = NonLeaky(flip=flip, turn=0.5 if flip else 0.05) if ada else None
         plain = PixelDiffusion(
             network=network,
             objective=LogNormal() if objective == "edm" else UniformTime(),
-            augment=NonLeaky(flip=flip, turn=0.5 if flip else 0.05) if ada else None,
-            init=init,
+            augment=told or (Mirror() if flip else None),
             guides=(CFG(scale=guidance),),
         )
         balance = (
             ClassBalancing(tau=tau, law=law or ("train" if init is None else "uniform")) if tau else None
         )
+    if init is not None:
+        plain = dataclasses.replace(plain, init=str(Path(init).resolve()))
     if fit_steps is not None:
         plain = dataclasses.replace(plain, schooling=dataclasses.replace(plain.schooling, steps=fit_steps))
     generators = {"diffusion": plain}
     if balance:
         generators["balanced_diffusion"] = dataclasses.replace(plain, balance=balance)
     pool = None
-    if data.holdout and data.holdout.pool:
+    if cheap_arms.has_pool(data):
         schooling = dataclasses.replace(plain.schooling, pretrain=PRETRAIN, pool_share=POOL_SHARE)
         generators["pool_diffusion"] = dataclasses.replace(plain, schooling=schooling)
         pool = PseudoLabels(teacher="balanced_softmax")

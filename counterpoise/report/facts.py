@@ -70,6 +70,7 @@ class Refused(TypedDict, total=False):
 
 
 class Audit(TypedDict, total=False):
+    scope: str  # which trials the page is about, where the rare classes of others are not the same
     images: int
     channels: str  # "grey" or "RGB"
     size: str  # "8 × 8"

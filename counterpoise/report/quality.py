@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 MEASURES = ("fd", "kid", "precision", "recall", "density", "coverage")
+BANDS = ("all", "many", "medium", "few", "rarest")  # a draw has some of them
 AGAINST = {"val": "validation images", "train": "training images"}
 
 
@@ -26,9 +27,10 @@ def quality(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 def _rows(found: Mapping[str, Sequence[Mapping[str, Any]]], side: str) -> list[dict[str, Any]]:
     return [
-        _row(name, band, [draw[side][band] for draw in draws])
+        _row(name, band, those)
         for name, draws in found.items()
-        for band in draws[0][side]
+        for band in BANDS
+        if (those := [draw[side][band] for draw in draws if band in draw[side]])
     ]
 
 
@@ -51,14 +53,15 @@ def _row(name: str, band: str, draws: Sequence[Mapping[str, Any]]) -> dict[str, 
 def _notes(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """Every warning and every reason of the main table once, with the bands it is about."""
     where: dict[str, dict[str, None]] = {}
-    bands: dict[str, None] = {}
+    there: set[str] = set()
     for draws in found.values():
         for draw in draws:
             for band, measured in draw["val"].items():
-                bands[band] = None
+                there.add(band)
                 for sentence in [*measured["warnings"], *measured["undefined"].values()]:
                     where.setdefault(sentence, {})[band] = None
-    return [f"{said[0].upper()}{said[1:]} ({_among(list(of), list(bands))})." for said, of in where.items()]
+    bands = [band for band in BANDS if band in there]
+    return [f"{said[0].upper()}{said[1:]} ({_among(list(of), bands)})." for said, of in where.items()]
 
 
 def _among(some: list[str], every: list[str]) -> str:

@@ -13,7 +13,7 @@ from counterpoise import tables
 from counterpoise.classifiers.training import features_of
 from counterpoise.data.pixels import Rows
 from counterpoise.encoding import encode_unit
-from counterpoise.metrics.accuracy import measure, per_class, slices
+from counterpoise.metrics.accuracy import SLICES, measure, per_class, slices
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.metrics.verdict import decide
 from counterpoise.stages.stage import Step
@@ -100,29 +100,25 @@ def summarise(study: Study, unit: str) -> None:
 
 def _measured(study: Study, predictions: pa.Table, trial: int) -> dict[str, float]:
     mine = predictions.filter(np.asarray(predictions["trial"]) == trial)
-    read = {name: mine[name].to_numpy() for name in ("label", "predicted", "confidence", "calibrated", "nll")}
-    groups = mine["group"].to_numpy() if study.groups else None
-    trained = study.group_ids("train")
-    counts = (
-        None
-        if trained is None
-        else np.bincount(trained[study.draw_rows(study.draw_of(trial))], minlength=len(study.groups))
-    )
-    n, real = (
-        len(study.classes),
-        study.counts(study.draw_of(trial)),
-    )  # a cut may shuffle which classes are rare
-    found = measure(
-        read["label"], read["predicted"], read["confidence"], read["nll"], groups, real, n, counts
-    )
-    after = measure(
-        read["label"], read["predicted"], read["calibrated"], read["nll"], groups, real, n, counts
-    )
-    return found | {"ece_calibrated": after["ece"]}
+    label, predicted, nll = (mine[name].to_numpy() for name in ("label", "predicted", "nll"))
+    draw, trained = study.draw_of(trial), study.group_ids("train")
+    counts = study.counts(draw)  # the trial's own: a cut may draw anew which classes are rare
+    groups = group_counts = None
+    if trained is not None:
+        groups, drawn = mine["group"].to_numpy(), trained[study.draw_rows(draw)]
+        group_counts = np.bincount(drawn[drawn >= 0], minlength=len(study.groups))
+
+    def measured(confidence: str) -> dict[str, float]:
+        says = mine[confidence].to_numpy()
+        return measure(label, predicted, says, nll, groups, counts, len(study.classes), group_counts)
+
+    return measured("confidence") | {"ece_calibrated": measured("calibrated")["ece"]}
 
 
 def _means(trials: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([trial[name] for trial in trials])) for name in trials[0]}
+    """Each over the trials that have it: in another draw there may be no class with many images."""
+    names = dict.fromkeys(name for trial in trials for name in trial)
+    return {name: float(np.mean([trial[name] for trial in trials if name in trial])) for name in names}
 
 
 def _recalls(study: Study, predictions: pa.Table) -> list[dict[str, Any]]:
@@ -144,10 +140,16 @@ def _validation(study: Study, units: list[str], arm: str, trial: int) -> float:
 
 
 def judge(study: Study, unit: str) -> None:
+    """The verdict, on the slices that every trial has.
+
+    A cut that draws anew which classes are rare may leave one draw without classes with many images; a difference over
+    the other draws alone would have fewer pairs than the rest of its family.
+    """
     metrics = study.run.json("metrics.json")["arms"]
+    found_in = {arm: [slices(trial) for trial in found["trials"]] for arm, found in metrics.items()}
+    shared = [s for s in SLICES if all(s in trial for trials in found_in.values() for trial in trials)]
     by_slice = {
-        arm: {name: [slices(trial)[name] for trial in found["trials"]] for name in slices(found["trials"][0])}
-        for arm, found in metrics.items()
+        arm: {name: [trial[name] for trial in trials] for name in shared} for arm, trials in found_in.items()
     }
     trials = range(study.recipe.trials.n)
     drawn = [study.draw_of(trial) for trial in trials]

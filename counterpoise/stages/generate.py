@@ -27,21 +27,23 @@ def work(study: Study, unit: str) -> None:
     rows = plan.filter(np.asarray(plan["shard"]) == int(Path(unit).stem)).to_pylist()
     generator = study.synthesis(lot.synthesis).generator
     sample = generator.load(study.run / lot.generator, Context(real_rows(study)))
+    like = study.vectors("train")  # samples are of the same kind as real rows, also where none could be made
+    shape, dtype = like.shape[1:], like.dtype
     made: list[dict] = []
-    shape: list[int] = []
-    dtype = "uint8"
     for batch in micro_batches(rows, study.recipe.rows_per_batch):
         for row, answer in zip(batch, sample(batch), strict=True):
             reason = str(answer) if isinstance(answer, Failed) else broken(answer)
             result = {"request_id": row["request_id"], "status": "failed", "reason": reason}
             if reason is None:
                 assert isinstance(answer, np.ndarray)
-                shape, dtype = list(answer.shape), str(answer.dtype)
+                assert (answer.shape, answer.dtype) == (shape, dtype), (
+                    f"{answer.shape} {answer.dtype} is no row"
+                )
                 result |= {"status": "made", "x": answer.tobytes(), "pixel_hash": pixel_hash(answer)}
             made.append(result)
         study.run.tell(unit, len(made) / len(rows))
     columns = {column: [row.get(column) for row in made] for column in tables.SAMPLES.names}
-    meta = {"shape": shape, "dtype": dtype, "seconds": time.perf_counter() - started}
+    meta = {"shape": list(shape), "dtype": str(dtype), "seconds": time.perf_counter() - started}
     study.run.put_table(unit, tables.table(tables.SAMPLES, columns, meta))
 
 

@@ -8,11 +8,13 @@ import platform
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from counterpoise.metrics.accuracy import SLICES, confusion, shot_bins
+from counterpoise.metrics.accuracy import confusion, shot_bins, slices
+from counterpoise.report.outcome import outcome
 from counterpoise.report.page import render
 from counterpoise.report.quality import quality
 from counterpoise.rundir import MARKER
@@ -45,7 +47,7 @@ def facts_of(study: Study) -> dict[str, Any]:
         "confusion": _confusion(study, [verdict["plain"], after]),
         "funnel": _funnel(study),
         "quality": _quality(study),
-        "prior": _prior(study, metrics),
+        "prior": _prior(study),
         "cost": _cost(study),
         "reproduce": _reproduce(study),
     }
@@ -67,39 +69,29 @@ def _source(study: Study) -> str:
 
 
 def _verdict(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    names = list(verdict["family"]["slices"])
-    against = verdict["family"]["against"]
-    cells: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in verdict["comparisons"]:
-        cell = {name: 100 * row[name] for name in ("mean", "low", "high")} | {"p": row["p"]}
-        if row["claim"]:
-            cell |= {"p_holm": row["p_adjusted"], "verdict": row["verdict"]}
-        cells[row["arm"], row["slice"]] = cell
-    rows = []
-    for arm in study.recipe.arms:
-        mean = metrics["arms"][arm.name]["mean"]
-        slices = {
-            name.replace("_", " "): {"value": 100 * mean[SLICES[name]]} | cells.get((arm.name, name), {})
-            for name in names
-        }
-        rows.append(
-            {"arm": arm.name, "role": "opponent" if arm.name == against else arm.role, "slices": slices}
-        )
-    shown = verdict["recommendation"]["arm"]
-    claimed = [row for row in verdict["comparisons"] if row["claim"] and row["slice"] == "all"]
-    told = next((row for row in claimed if row["arm"] == shown), claimed[0] if claimed else None)
-    return {
-        "headline": verdict["headline"],
-        **({"outcome": told["verdict"], "arm": told["arm"]} if told else {}),
-        "metric": "balanced accuracy",
-        "recommendation": {k: verdict["recommendation"][k] for k in ("action", "arm", "sentence")},
-        "would_change": verdict["what_would_change"],
-        "missing_variance": [row["sentence"] for row in verdict["missing_variance"]],
-        "trials": verdict["trials"],
-        "opponent": against,
-        "slices": [name.replace("_", " ") for name in names],
-        "rows": rows,
-    }
+    means = {arm: slices(found["mean"]) for arm, found in metrics["arms"].items()}
+    return outcome({arm.name: arm.role for arm in study.recipe.arms}, means, verdict)
+
+
+def _first_trials(study: Study) -> list[int]:
+    """The trials with the class counts of draw 0: all of them, unless the cut draws anew which classes are rare.
+
+    Tables of rare classes are about these: elsewhere a class that is rare here may be a frequent one.
+    """
+    first, draws = study.counts(), range(study.recipe.trials.draws)
+    alike = {draw for draw in draws if np.array_equal(study.counts(draw), first)}
+    return [trial for trial in range(study.recipe.trials.n) if study.draw_of(trial) in alike]
+
+
+def _scope(study: Study) -> str:
+    trials, n = _first_trials(study), study.recipe.trials.n
+    if len(trials) == n:
+        return ""
+    return (
+        "The cut draws anew which classes are rare. Counts, pictures, the confusion of the tail and what training saw "
+        f"are those of the first draw ({len(trials)} of {n} trials); recall per class is over all trials, beside the "
+        "mean number of training images."
+    )
 
 
 def _audit(study: Study, after: str) -> dict[str, Any]:
@@ -116,6 +108,7 @@ def _audit(study: Study, after: str) -> dict[str, Any]:
         for row, count in zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True):
             row["after"] = count
     return {
+        "scope": _scope(study),
         "images": found["images"],
         "channels": "grey" if found["channels"] == 1 else "RGB",
         "size": f"{found['size']} × {found['size']}",
@@ -148,22 +141,19 @@ def _recalls(study: Study, metrics: Mapping[str, Any], before: str, after: str) 
 
 
 def _confusion(study: Study, arms: list[str]) -> dict[str, Any]:
-    counts = study.counts()
+    counts, trials, n = study.counts(), _first_trials(study), len(study.classes)
     bins = shot_bins(counts)
     tail = sorted(bins.get("few", bins.get("rarest", [])), key=lambda c: counts[c])[:MOST_CONFUSED]
     tables_ = []
     for arm in arms:
         fit = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == arm))
-        files = [
-            f"evaluate/{fit.name}/{unit.split('/')[-1].split('.')[0]}.parquet"
-            for unit in study.trial_units(fit)
-        ]
-        total = np.zeros((len(study.classes),) * 2)
-        for file in files:
-            table = study.run.table(file, ["arm", "label", "predicted"])
-            mine = table.filter(np.asarray(table["arm"]) == arm)
-            total += confusion(mine["label"].to_numpy(), mine["predicted"].to_numpy(), len(study.classes))
-        tables_.append({"arm": arm, "matrix": (total[tail] / study.recipe.trials.n).round(1).tolist()})
+        total = np.zeros((n, n))
+        for unit in study.trial_units(fit):
+            file = f"evaluate/{fit.name}/{Path(unit).stem}.parquet"
+            table = study.run.table(file, ["arm", "trial", "label", "predicted"])
+            mine = table.filter((np.asarray(table["arm"]) == arm) & np.isin(table["trial"], trials))
+            total += confusion(mine["label"].to_numpy(), mine["predicted"].to_numpy(), n)
+        tables_.append({"arm": arm, "matrix": (total[tail] / len(trials)).round(1).tolist()})
     return (
         {"rows": [study.classes[c] for c in tail], "columns": study.classes, "arms": tables_} if tail else {}
     )
@@ -195,14 +185,16 @@ def _quality(study: Study) -> dict[str, Any]:
     return quality(found)
 
 
-def _prior(study: Study, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    order = np.argsort(-study.counts(), kind="stable")
-    one_of = {fit.name: next(iter(study.recipe.arms_of(fit.name)), None) for fit in study.recipe.fits}
-    arms = [
-        {"arm": fit, "shares": [metrics["arms"][arm.name]["prior"][c] for c in order]}
-        for fit, arm in one_of.items()
-        if arm is not None
-    ]
+def _prior(study: Study) -> dict[str, Any]:
+    order, trials = np.argsort(-study.counts(), kind="stable"), _first_trials(study)
+    arms = []
+    for fit in study.recipe.fits:
+        if study.recipe.arms_of(fit.name):
+            seen: dict[str, Any] = {}
+            for unit in study.trial_units(fit):
+                seen |= TrialFile(study.run, unit).notes["prior"]
+            shares = np.mean([seen[str(trial)] for trial in trials], 0).round(6)
+            arms.append({"arm": fit.name, "shares": shares[order].tolist()})
     return {"classes": [study.classes[c] for c in order], "arms": arms}
 
 

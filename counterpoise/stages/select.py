@@ -55,10 +55,8 @@ def work(study: Study, unit: str) -> None:
 
 def _write_kept(study: Study, name: str, files: list[str], kept: set[str]) -> None:
     """The kept samples in plan order, copied shard by shard: memory holds one shard."""
-    metas = [meta for meta in map(study.run.meta, files) if meta["shape"]]
     like = study.vectors("train")
-    shape, dtype = (metas[0]["shape"], metas[0]["dtype"]) if metas else (like.shape[1:], str(like.dtype))
-    with study.run.building_array(name, (len(kept), *shape), dtype) as out:
+    with study.run.building_array(name, (len(kept), *like.shape[1:]), str(like.dtype)) as out:
         at = 0
         for file in files:
             x, ids = samples_in(study.run, file)

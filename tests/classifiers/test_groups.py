@@ -10,6 +10,9 @@ from counterpoise.classifiers.losses import CE
 from counterpoise.types import Refusal
 
 
+FIELDS = ("features", "labels", "groups")
+
+
 def shortcut(rows: int, against: float, seed: int, classes: int = 2) -> Rows:
     """Group 1 has the easy feature of another class; `against` is its share."""
     rng = np.random.default_rng(seed)
@@ -67,3 +70,15 @@ def test_what_dfr_refuses(study):
     lonely[0] = 9
     with pytest.raises(Refusal, match="has 1 row"):
         DFR()(erm, fit, Rows(val.features, val.labels, lonely), prior, 0)
+
+
+def test_rows_without_a_group_are_left_out(study):
+    erm, fit, val, _, prior = study
+    strangers = Rows(np.full((3, val.features.shape[1]), 99, np.float32), val.labels[:3], np.full(3, -1))
+    more = Rows(*(np.concatenate([getattr(of, name) for of in (val, strangers)]) for name in FIELDS))
+    few = DFR(grid=(0.1,), refits=2)
+    head, _ = few(erm, fit, val, prior, 0)
+    again, _ = few(erm, fit, more, prior, 0)
+    np.testing.assert_array_equal(head.weight, again.weight)
+    with pytest.raises(Refusal, match="balances groups"):
+        few(erm, fit, strangers, prior, 0)

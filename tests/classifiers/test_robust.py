@@ -44,6 +44,21 @@ def test_start_counts_the_rows_and_leaves_empty_groups_out() -> None:
         GroupDRO().start(None)
 
 
+def test_rows_without_a_group_are_one_group_more() -> None:
+    losses, unknown = torch.tensor([0.1, 0.5, 1.0, 2.0, 3.0]), torch.tensor([0, 2, -1, -1, 2])
+    renamed = torch.where(unknown < 0, 3, unknown)
+    reduction = GroupDRO(0.1, adjust=1.0)
+    state, other = reduction.start(unknown), reduction.start(renamed)
+    assert state.counts.tolist() == [1, 0, 2, 2]
+    for _ in range(3):
+        (loss, state), (expected, other) = (
+            reduction(losses, unknown, state),
+            reduction(losses, renamed, other),
+        )
+        assert loss == expected
+    assert reduction.start(torch.full((4,), -1)).q.tolist() == [1.0], "nobody has a group: the plain mean"
+
+
 def test_trials_at_once_equal_trials_one_by_one() -> None:
     rng = torch.Generator().manual_seed(0)
     losses, groups = torch.rand(5, 64, generator=rng), torch.randint(0, 4, (5, 64), generator=rng)

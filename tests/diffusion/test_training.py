@@ -24,7 +24,7 @@ def material(pool: int = 0) -> Material:
 
 
 def net(seed: int = 0) -> nn.Module:
-    return MLP(width=16, depth=1)(1, 3, 8, seed, 9)
+    return MLP(width=16, depth=1, dropout=0.2)(1, 3, 8, seed, 9)
 
 
 class Often(Folder):
@@ -74,6 +74,7 @@ def test_a_state_cut_short_is_passed_over_for_the_one_before(tmp_path):
     last.write_bytes(last.read_bytes()[:-100])
     again = Folder(tmp_path, "x")
     assert again.resume()[0] == 5
+    assert last.with_suffix(".broken").exists()  # out of the way, and not lost
     assert same(whole, train(again))
 
 
@@ -131,6 +132,30 @@ def test_the_log_tells_loss_by_noise_level(tmp_path):
     assert row["balance"] > 0
     assert set(row["by_sigma"]) <= {"below_0.1", "below_0.3", "below_1", "below_3", "above_3"}
     assert heard == [1.0]
+
+
+def test_a_preview_that_takes_longer_than_a_save_is_due_is_not_repeated_at_every_step(tmp_path):
+    import time
+
+    drawn = []
+
+    def slow(step, net):
+        drawn.append(step)
+        time.sleep(0.05)
+        return b"png"
+
+    train(Folder(tmp_path, "x", draw=slow, every_s=0.04), steps=60)
+    assert len(drawn) < 20
+
+
+def test_a_batch_that_processes_cannot_share_evenly_is_refused(tmp_path):
+    from counterpoise.diffusion.ranks import Ranks
+
+    three = Ranks(0, 3, torch.device("cpu"))
+    with pytest.raises(Refusal, match=r"batch of 8 cannot be shared evenly by 3 processes: use 6"):
+        train_denoiser(
+            net(), LogNormal(), material(), Schooling(batch=8), 7, Folder(tmp_path, "x"), ranks=three
+        )
 
 
 # --- batches -------------------------------------------------------------------------------------------------

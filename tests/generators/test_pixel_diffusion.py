@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from counterpoise.data.nonleaky import NonLeaky
+from counterpoise.data.nonleaky import Mirror, NonLeaky
 from counterpoise.data.pixels import Rows
 from counterpoise.diffusion.guides import CFG, AutoGuidance, Interval
 from counterpoise.diffusion.losses import ClassBalancing, LogitNormal, UniformTime
@@ -47,7 +48,7 @@ def learnt(tmp_path_factory):
     """A model that has learnt the bars."""
     out = tmp_path_factory.mktemp("bars")
     model = PixelDiffusion(
-        network=MLP(width=64, depth=2), schooling=Schooling(steps=500, batch=32, ema=0.99, lr=5e-3)
+        network=MLP(width=64, depth=2), schooling=Schooling(steps=1000, batch=32, ema=0.99, lr=5e-3)
     )
     model.fit(bars(), out, seed=1)
     return model, out
@@ -110,6 +111,8 @@ def test_strength_goes_from_the_source_to_the_class(learnt):
         {"augment": NonLeaky()},
         {"guides": (Interval(CFG(scale=2.0), 0.1, 2.0),)},
         {"guides": (AutoGuidance(scale=1.5), CFG(scale=1.5))},
+        {"guides": (Interval(AutoGuidance(scale=1.5), 0.1, 2.0),)},
+        {"augment": Mirror()},
         {"network": UNet(width=8, levels=(1,))},
         {"schooling": Schooling(steps=3, batch=4, bf16=True)},
     ],
@@ -154,8 +157,6 @@ def test_classes_with_one_image_with_none_and_three_hundred_of_them(tmp_path):
 
 
 def test_a_network_that_blew_up_fails_its_rows_and_not_the_run(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     model = PixelDiffusion(network=SMALL, schooling=QUICK, steps=2)
     model.fit(bars(), tmp_path, seed=1)
     weights = load_file(tmp_path / "weights.safetensors")
@@ -171,8 +172,34 @@ def test_the_same_seed_learns_the_same_weights_and_a_finished_fit_is_left_alone(
         model.fit(bars(), tmp_path / name, seed=3)
     one, other = ((tmp_path / name / "weights.safetensors").read_bytes() for name in "ab")
     assert one == other
-    model.fit(bars(), tmp_path / "a", seed=4)
+    model.fit(bars(), tmp_path / "a", seed=3)
     assert (tmp_path / "a" / "weights.safetensors").read_bytes() == one
+
+
+@pytest.mark.parametrize("change", ["seed", "data", "steps"])
+def test_finished_weights_of_other_settings_or_data_are_refused(change, tmp_path):
+    model = PixelDiffusion(network=SMALL, schooling=QUICK)
+    model.fit(bars(), tmp_path, seed=3)
+    other = dataclasses.replace(model, schooling=Schooling(steps=7, batch=8)) if change == "steps" else model
+    with pytest.raises(Refusal, match="fitted with other settings or other data"):
+        other.fit(bars(41) if change == "data" else bars(), tmp_path, seed=4 if change == "seed" else 3)
+
+
+def test_how_samples_are_drawn_may_change_over_finished_weights(tmp_path):
+    model = PixelDiffusion(network=SMALL, schooling=QUICK)
+    model.fit(bars(), tmp_path, seed=3)
+    dataclasses.replace(model, steps=5, sampler="heun", guides=()).fit(bars(), tmp_path, seed=3)
+
+
+def test_weights_that_were_fitted_anew_are_read_anew(tmp_path):
+    model = PixelDiffusion(network=SMALL, schooling=QUICK, steps=3)
+    made = []
+    for seed in (3, 4):
+        model.fit(bars(), tmp_path, seed=seed)
+        made.append(model.load(tmp_path, context(bars()))(asked(2))[0])
+        (tmp_path / "weights.safetensors").unlink()
+        (tmp_path / "config.json").unlink()
+    assert not np.array_equal(*made)
 
 
 # --- going on from an earlier one -------------------------------------------------------------------------------
@@ -193,6 +220,32 @@ def test_fine_tuning_to_more_classes_keeps_all_but_the_labels(learnt, tmp_path):
     further = dataclasses.replace(model, init=str(out), schooling=Schooling(steps=1, batch=4, lr=1e-9))
     further.fit(bars(classes=5), tmp_path, seed=9)
     assert json.loads((tmp_path / "config.json").read_text())["classes"] == list("01234")
+    (before,), (after,) = (
+        [
+            v
+            for k, v in load_file(where / "weights.safetensors").items()
+            if k.endswith("class_embedding.weight")
+        ]
+        for where in (out, tmp_path)
+    )
+    kept = [0, 1, -1]  # the classes of the same names, and the label that says none
+    torch.testing.assert_close(after[kept], before[kept], atol=1e-6, rtol=0)
+
+
+def test_labels_of_other_classes_are_not_taken_over(learnt, tmp_path):
+    model, out = learnt
+    further = dataclasses.replace(model, init=str(out), schooling=Schooling(steps=1, batch=4, lr=1e-9))
+    further.fit(dataclasses.replace(bars(), classes=["cat", "dog"]), tmp_path, seed=9)
+    (before,), (after,) = (
+        [
+            v
+            for k, v in load_file(where / "weights.safetensors").items()
+            if k.endswith("class_embedding.weight")
+        ]
+        for where in (out, tmp_path)
+    )
+    assert not torch.allclose(after[:2], before[:2], atol=1e-3)
+    torch.testing.assert_close(after[-1], before[-1], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,27 @@ def test_published_settings_are_the_cards(photos):
     assert abs(sum(p.numel() for p in net.parameters()) / 35.9e6 - 1) < 0.12
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"published": "cbdm", "tau": 3.0, "network": "mlp"}, "--tau, --network"),
+        ({"published": "cbdm_finetune"}, "name it with --init"),
+    ],
+    ids=["clash", "finetune"],
+)
+def test_published_settings_are_not_mixed_with_others(photos, flags, said):
+    with pytest.raises(Refusal, match=said):
+        study(photos, **flags)
+
+
+def test_images_that_come_without_labels_are_a_pool(tmp_path):
+    folder = fill(tmp_path / "photos", COUNTS, size=12)
+    fill(tmp_path / "more", {"x": 5}, size=12)
+    (tmp_path / "more" / "x").rename(folder / "unlabelled")
+    names = {item.name for item in study(folder, pool=0.0).synthesis}
+    assert "pool_diffusion" in names
+
+
 def test_the_control_is_the_same_study_without_the_balancing_loss(photos):
     names = [item.name for item in pixel_diffusion(data(photos), Trials(2), smoke=True).synthesis]
     assert names == ["oversample", "diffusion"]
@@ -158,8 +179,12 @@ def test_any_number_of_workers_in_any_order_and_after_a_kill_makes_the_same_samp
 
 
 def test_changed_settings_over_a_fitted_generator_are_refused(done, photos):
-    with pytest.raises(Refusal, match=r"synthesis\[diffusion\].*steps.*--redo fit"):
+    with pytest.raises(Refusal, match=r"synthesis\[diffusion\].*schooling.steps was 8.*--redo fit"):
         run(study(photos, fit_steps=9), done.path)
+    with pytest.raises(Refusal, match=r"guides\[0\].scale was 1.0.*--redo generate"):
+        run(study(photos, guidance=2.0), done.path)
+    with pytest.raises(Refusal, match=r"budget.to was null.*--redo plan"):
+        run(study(photos, fill_to=99), done.path)
 
 
 @pytest.mark.slow

@@ -47,6 +47,21 @@ def test_numbers_are_means_over_the_draws_that_define_them():
     assert set(everything["cells"]) == set(MEASURES)
 
 
+def test_a_band_that_some_draws_lack_is_a_mean_over_the_others():
+    draws = [
+        lot(
+            {"all": measured(30), "medium": measured(20), "few": measured(4, {"fd": 9.0}, warnings=["rough"])}
+        ),
+        lot({"all": measured(30), "many": measured(50, {"fd": 1.0}), "medium": measured(20)}),
+        lot({"all": measured(30), "many": measured(10, {"fd": 4.0}), "medium": measured(20)}),
+    ]
+    rows = quality({"smote": draws})["tables"][0]["rows"]
+    assert [row["band"] for row in rows] == ["all", "many", "medium", "few"]
+    assert (rows[1]["n"], rows[1]["cells"]["fd"]["made"]) == (30, 2.5)
+    assert (rows[3]["n"], rows[3]["cells"]["fd"]["made"]) == (4, 9.0)
+    assert quality({"smote": draws})["notes"] == ["Rough (few)."]
+
+
 def test_a_warning_is_said_once_with_its_rows():
     rough, both = measured(9, warnings=["rough", "biased"]), measured(90, warnings=["biased"])
     bands = {"all": both, "medium": both, "few": rough}

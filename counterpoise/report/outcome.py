@@ -1,0 +1,49 @@
+"""From what `evaluate` wrote to the rows of the verdict's tables: every arm on every slice, in percent points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def outcome(
+    roles: Mapping[str, str], means: Mapping[str, Mapping[str, float]], verdict: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Facts (`report.facts.Verdict`) from each arm's role and mean per slice, and the verdict over them."""
+    against, slices = verdict["family"]["against"], verdict["family"]["slices"]
+    cells = {(row["arm"], row["slice"]): _cell(row) for row in verdict["comparisons"]}
+    rows = [
+        {
+            "arm": arm,
+            "role": "opponent" if arm == against else role,
+            "slices": {
+                _words(name): {"value": 100 * means[arm][name]} | cells.get((arm, name), {})
+                for name in slices
+            },
+        }
+        for arm, role in roles.items()
+    ]
+    shown = verdict["recommendation"]["arm"]
+    claimed = [row for row in verdict["comparisons"] if row["claim"] and row["slice"] == "all"]
+    told = next((row for row in claimed if row["arm"] == shown), claimed[0] if claimed else None)
+    return {
+        "headline": verdict["headline"],
+        **({"outcome": told["verdict"], "arm": told["arm"]} if told else {}),
+        "metric": "balanced accuracy",
+        "recommendation": {k: verdict["recommendation"][k] for k in ("action", "arm", "sentence")},
+        "would_change": verdict["what_would_change"],
+        "missing_variance": [row["sentence"] for row in verdict["missing_variance"]],
+        "trials": verdict["trials"],
+        "opponent": against,
+        "slices": [_words(name) for name in slices],
+        "rows": rows,
+    }
+
+
+def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
+    cell = {name: 100 * row[name] for name in ("mean", "low", "high")} | {"p": row["p"]}
+    return cell | ({"p_holm": row["p_adjusted"], "verdict": row["verdict"]} if row["claim"] else {})
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

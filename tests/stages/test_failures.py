@@ -1,0 +1,79 @@
+"""Shards without a single sound sample: the run goes on, and an arm that got no samples trains on its real rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from studies import fill, small
+
+from counterpoise import run
+from counterpoise.generators.generator import Failed, Row
+from counterpoise.generators.simple import Copies, Interpolate, Oversample
+from counterpoise.study import Lot, Study, flat, rows_of, samples_in
+
+CLASSES = {"a": 16, "b": 8, "c": 5}
+NOTHING, BLANK, SOME = "copies", "oversample", "smote"
+
+
+@pytest.fixture(name="study", scope="module")
+def _study(tmp_path_factory) -> Study:
+    """Copies all fail, oversampled images are all blank, SMOTE fails for every class but b."""
+
+    def fail(rows: Sequence[Row]) -> list[Failed]:
+        return [Failed("not finite") for _ in rows]
+
+    def blank(rows: Sequence[Row]) -> list[np.ndarray]:
+        return [np.zeros((12, 12, 3), np.uint8) for _ in rows]
+
+    folder = fill(tmp_path_factory.mktemp("failures") / "photos", CLASSES, size=12)
+    recipe = replace(small(folder, trials=1), rows_per_shard=4)
+    smote = Interpolate.load
+
+    def b_alone(self, out, ctx):
+        sample = smote(self, out, ctx)
+        return lambda rows: [sample([row])[0] if row["label"] == 1 else Failed("not finite") for row in rows]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Copies, "load", lambda self, out, ctx: fail)
+        patch.setattr(Oversample, "load", lambda self, out, ctx: blank)
+        patch.setattr(Interpolate, "load", b_alone)
+        return Study.open(run(recipe, tmp_path_factory.mktemp("runs") / "run").path)
+
+
+def test_the_run_reaches_its_report_and_says_what_failed(study):
+    assert (study.run / "report.html").exists()
+    funnels = {row["arm"]: row for row in study.run.json("report.json")["funnel"]}
+    assert funnels[NOTHING]["asked"] == funnels[NOTHING]["failed"] > 0 == funnels[NOTHING]["kept"]
+    assert funnels[BLANK]["asked"] == funnels[BLANK]["failed"] > 0 == funnels[BLANK]["kept"]
+    assert 0 < funnels[SOME]["kept"] <= funnels[SOME]["made"] < funnels[SOME]["asked"]
+    reasons = study.run.table(Lot(BLANK, 0).selected)["drop"].to_pylist()
+    assert set(reasons) == {"failed: blank image"}
+
+
+@pytest.mark.parametrize("name", [NOTHING, BLANK, SOME])
+def test_a_shard_where_all_failed_has_rows_of_the_same_kind_as_the_others(study, name):
+    lot, kind = Lot(name, 0), study.vectors("train")
+    shards = [samples_in(study.run, lot.samples(shard)) for shard in study.shards(lot)]
+    assert len(shards) > 1
+    assert any(len(x) == 0 for x, _ in shards)
+    for x, ids in shards:
+        assert (x.shape[1:], x.dtype) == (kind.shape[1:], kind.dtype)
+        assert len(x) == len(ids)
+        assert flat(x).shape == (len(x), 12 * 12 * 3)
+    kept, selection = study.kept(lot)
+    assert (kept.shape, kept.dtype) == ((len(selection), 12, 12, 3), np.uint8)
+
+
+def test_an_arm_without_samples_trains_on_its_real_rows(study):
+    for name in (NOTHING, BLANK):
+        rows, labels, _, synthetic = rows_of(study, 0, name)
+        assert len(rows) == len(labels) == len(study.draw_rows(0))
+        assert not synthetic.any()
+    arms = study.run.json("metrics.json")["arms"]
+    assert arms[NOTHING]["prior"] == arms["ce"]["prior"]
+    assert arms[NOTHING]["validation"] == arms["balanced_softmax"]["validation"], (
+        "the same rows and the same loss"
+    )
