@@ -52,7 +52,7 @@ NETWORKS: dict[int, dict[str, Any]] = {
         "DiT": DiT(),
     },
 }
-SECONDS = {8: 40.0, 32: 200.0}  # of processor time
+SECONDS = {8: 40.0, 32: 100.0}  # of processor time
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 `decide` compares arms trial by trial and returns plain JSON values:
 
+- `shown`: the arm that the headline speaks of, null where there is nothing to compare.
 - `headline`: one sentence with the difference and its interval, in percent points.
 - `recommendation`: `action` ("generate", "use a cheap arm" or "do not generate"), `arm`, `scope` ("all", "rare", or
   None where nothing beat the plain arm), `sentence`.
@@ -109,6 +110,7 @@ def decide(
     won = made if candidates else kept
     best = won[0] if won else max(claimed, key=score.__getitem__, default=None)
     return {
+        "shown": best,
         "headline": sentences.headline(
             won[2] if won else None, find(claims, best, "all") if best else None, arm
         ),

@@ -23,9 +23,8 @@ def outcome(
         }
         for arm, role in roles.items()
     ]
-    shown = verdict["recommendation"]["arm"]
-    claimed = [row for row in verdict["comparisons"] if row["claim"] and row["slice"] == "all"]
-    told = next((row for row in claimed if row["arm"] == shown), claimed[0] if claimed else None)
+    spoken = [row for row in verdict["comparisons"] if row["claim"] and row["slice"] == "all"]
+    told = next((row for row in spoken if row["arm"] == verdict["shown"]), None)
     return {
         "headline": verdict["headline"],
         **({"outcome": told["verdict"], "arm": told["arm"]} if told else {}),

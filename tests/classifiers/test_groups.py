@@ -9,7 +9,6 @@ from counterpoise.classifiers.heads import HeadJob, train_heads
 from counterpoise.classifiers.losses import CE
 from counterpoise.types import Refusal
 
-
 FIELDS = ("features", "labels", "groups")
 
 

@@ -33,14 +33,14 @@ def test_numbers_are_means_over_the_draws_that_define_them():
         ),
     ]
     found = quality({"smote": draws})
-    everything, few, many = found["tables"][0]["rows"]
+    everything, many, few = found["tables"][0]["rows"]
     assert everything["n"] == 15
     assert everything["cells"]["fd"] == pytest.approx({"made": 2.0, "real": 0.3})
     assert few["cells"]["recall"] == {"made": 0.25, "real": 0.5}
     assert many["cells"]["recall"] == {"made": None, "real": None}
     assert many["error"] is None
     assert found["draws"] == 2
-    assert found["notes"] == ["Fewer than 5 (few, many)."]
+    assert found["notes"] == ["Fewer than 5 (many, few)."]
     assert [table["against"] for table in found["tables"]] == ["validation images", "training images"]
     assert set(found) == set(get_type_hints(Quality))
     assert set(everything) == set(get_type_hints(QualityRow))

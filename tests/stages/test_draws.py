@@ -11,7 +11,7 @@ from studies import fill, small
 
 from counterpoise import run
 from counterpoise.metrics.accuracy import SLICES, shot_bins
-from counterpoise.stages.evaluate import STEPS
+from counterpoise.stages.evaluate import STEPS, _means
 from counterpoise.stages.report import facts_of
 from counterpoise.study import Study
 from counterpoise.trials import file_of
@@ -49,7 +49,7 @@ def test_a_mean_is_over_the_trials_that_have_the_measure(study):
         trials, mean = found["trials"], found["mean"]
         assert mean["many"] == trials[0]["many"]
         assert mean["medium"] == pytest.approx(np.mean([trial["medium"] for trial in trials]))
-        assert set(mean) == {name for trial in trials for name in trial}
+    assert _means([{"all": 1.0}, {"all": 0.5, "many": 0.25}]) == {"all": 0.75, "many": 0.25}
 
 
 def test_the_verdict_is_on_the_slices_that_all_trials_have_whichever_draw_comes_first(study, monkeypatch):
