@@ -103,3 +103,21 @@ def test_a_refusal_is_printed_without_a_traceback(tmp_path):
     assert "not made by Counterpoise" in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_what_cannot_go_together_is_refused_before_anything_is_made(capsys, tmp_path, monkeypatch):
+    with pytest.raises(Refusal, match="no stage 'magic'; stages are intake"):
+        call(capsys, "run", "digits", "--until", "magic", "--to", str(tmp_path / "run"))
+    with pytest.raises(Refusal, match="is not a run directory"):
+        call(capsys, "fit", str(tmp_path / "run"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Refusal, match=r"torchrun -m counterpoise fit RUN"):
+        call(capsys, "run", "digits", "--to", str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_fidelity_needs_pictures_and_export_a_generator(capsys, finished, tmp_path):
+    with pytest.raises(Refusal, match="no synthesis 'magic'"):
+        call(capsys, "fidelity", str(finished.path), "--judge", "inception:x", "--synthesis", "magic")
+    with pytest.raises(Refusal, match="no generator that diffusers knows"):
+        call(capsys, "export", str(finished.path), "--to", "diffusers", "--out", str(tmp_path / "out"))
