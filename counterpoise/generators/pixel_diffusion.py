@@ -273,7 +273,7 @@ def to_pixels(x: Tensor) -> np.ndarray:
 
 
 def network_for(size: int, kind: str | None = None) -> Any:
-    """The network of a kind that suits a size; of all, the U-Net had the least Frechet distance after equal time."""
+    """The network of a kind that suits a size. After equal time they were close (docs/results.md)."""
     unet = UNet() if size < 28 else UNet(width=64, levels=(1, 1, 2))
     return {"unet": unet, "mlp": MLP(), "dit": DiT()}[kind or "unet"]
 
