@@ -110,56 +110,43 @@ def train_denoiser(
             f"a batch of {settings.batch} cannot be shared evenly by {ranks.world} processes: "
             f"use {settings.batch // ranks.world * ranks.world or ranks.world}, or another number of processes"
         )
+    # Dropout is the only draw that cannot be handed in: the global generator is borrowed, and put back.
     with torch.random.fork_rng(devices=[ranks.device] if ranks.device.type == "cuda" else []):
-        return _loop(net, objective, material, settings, seed, keeper, balance, augment, ranks)
-
-
-def _loop(
-    net: nn.Module,
-    objective: Objective,
-    material: Material,
-    settings: Schooling,
-    seed: int,
-    keeper: Keeper,
-    balance: ClassBalancing | None,
-    augment: Augment | None,
-    ranks: Ranks,
-) -> nn.Module:
-    net = net.to(ranks.device).train()
-    weights = list(net.parameters())
-    adam, ema, first = Adam(weights, clip=settings.clip), EMA(net, settings.ema), 0
-    if (found := keeper.resume()) is not None:
-        first, state = found
-        _restore(net, ema, adam, state)
-    batches = Batches(material, settings, seed, augment, balance)
-    denoise = objective.parametrisation.denoiser(autocast(ranks.wrap(net), ranks.device, settings.bf16))
-    tally = Tally()
-    for step in range(first, settings.steps):
-        torch.manual_seed(derive("dropout", seed, step, ranks.rank))  # the only draw that cannot be handed in
-        batch = batches(step, objective).share(ranks.rank, ranks.world).to(ranks.device)
-        errors, pulls = denoising_loss(
-            denoise, objective, batch.x0, batch.sigma, batch.noise, batch.cond, balance, batch.other
-        )
-        total = (errors + pulls).mean()
-        if ranks.device.type == "cpu" or step % LOG_EVERY == 0:  # looking at a number stalls a GPU
-            _refuse_nan(total, step, keeper, settings)
-        total.backward()
-        # A weight no row reached (an unused label, no augmentation) has a slope of zero, not none.
-        slopes = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
-        adam(slopes, settings.rate(step))
-        for weight in weights:
-            weight.grad = None
-        ema.update()
-        tally.add(batch.sigma, errors.detach(), pulls.detach())
-        done = step + 1
-        if ranks.leads and (done % LOG_EVERY == 0 or done == settings.steps):
-            keeper.log({"step": done, "of": settings.steps} | tally.told(len(errors) * ranks.world))
-        if done < settings.steps and ranks.leads and keeper.due():
-            _refuse_nan(_size(weights), step, keeper, settings)
-            keeper.save(done, _state(net, ema, adam))
-            keeper.preview(done, ema.net)
-    _refuse_nan(_size(weights), settings.steps, keeper, settings)
-    return ema.net
+        net = net.to(ranks.device).train()
+        weights = list(net.parameters())
+        adam, ema, first = Adam(weights, clip=settings.clip), EMA(net, settings.ema), 0
+        if (found := keeper.resume()) is not None:
+            first, state = found
+            _restore(net, ema, adam, state)
+        batches = Batches(material, settings, seed, augment, balance)
+        denoise = objective.parametrisation.denoiser(autocast(ranks.wrap(net), ranks.device, settings.bf16))
+        tally = Tally()
+        for step in range(first, settings.steps):
+            torch.manual_seed(derive("dropout", seed, step, ranks.rank))
+            batch = batches(step, objective).share(ranks.rank, ranks.world).to(ranks.device)
+            errors, pulls = denoising_loss(
+                denoise, objective, batch.x0, batch.sigma, batch.noise, batch.cond, balance, batch.other
+            )
+            total = (errors + pulls).mean()
+            if ranks.device.type == "cpu" or step % LOG_EVERY == 0:  # looking at a number stalls a GPU
+                _refuse_nan(total, step, keeper, settings)
+            total.backward()
+            # A weight no row reached (an unused label, no augmentation) has a slope of zero, not none.
+            slopes = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+            adam(slopes, settings.rate(step))
+            for weight in weights:
+                weight.grad = None
+            ema.update()
+            tally.add(batch.sigma, errors.detach(), pulls.detach())
+            done = step + 1
+            if ranks.leads and (done % LOG_EVERY == 0 or done == settings.steps):
+                keeper.log({"step": done, "of": settings.steps} | tally.told(len(errors) * ranks.world))
+            if done < settings.steps and ranks.leads and keeper.due():
+                _refuse_nan(_size(weights), step, keeper, settings)
+                keeper.save(done, _state(net, ema, adam))
+                keeper.preview(done, ema.net)
+        _refuse_nan(_size(weights), settings.steps, keeper, settings)
+        return ema.net
 
 
 def _size(weights: Sequence[Tensor]) -> Tensor:

@@ -188,7 +188,9 @@ def test_finished_weights_of_other_settings_or_data_are_refused(change, tmp_path
 def test_how_samples_are_drawn_may_change_over_finished_weights(tmp_path):
     model = PixelDiffusion(network=SMALL, schooling=QUICK)
     model.fit(bars(), tmp_path, seed=3)
+    before = (tmp_path / "weights.safetensors").read_bytes()
     dataclasses.replace(model, steps=5, sampler="heun", guides=()).fit(bars(), tmp_path, seed=3)
+    assert (tmp_path / "weights.safetensors").read_bytes() == before
 
 
 def test_weights_that_were_fitted_anew_are_read_anew(tmp_path):
