@@ -26,7 +26,9 @@ from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.select import AtLeast, KeepAll
 from counterpoise.types import Refusal
 
-PRETRAIN, POOL_SHARE = 0.0, 0.5  # chosen on the validation images of digits, docs/log.md
+POOL_SHARE = (
+    0.5  # of every batch, from the first step on: chosen on the validation images of digits, docs/log.md
+)
 
 
 def balanced_diffusion(
@@ -110,7 +112,7 @@ def balanced_diffusion(
         generators["balanced_diffusion"] = dataclasses.replace(plain, balance=balance)
     pool = None
     if cheap_arms.has_pool(data):
-        schooling = dataclasses.replace(plain.schooling, pretrain=PRETRAIN, pool_share=POOL_SHARE)
+        schooling = dataclasses.replace(plain.schooling, pool_share=POOL_SHARE)
         generators["pool_diffusion"] = dataclasses.replace(plain, schooling=schooling)
         pool = PseudoLabels(teacher="balanced_softmax")
 
