@@ -55,6 +55,12 @@ def cheap(look: Look, pixels: bool = True) -> tuple[list[Fit], list[Arm]]:
     return fits, arms
 
 
+def on_features() -> tuple[list[Fit], list[Arm]]:
+    """For studies of features: the cheap arms, and an adjustment after balanced sampling as the made rows' arms have one."""
+    fits, arms = cheap((), pixels=False)
+    return fits, [*arms, Arm("balanced_sampling_adjusted", "balanced_sampling", PosthocLA(of="real"))]
+
+
 def has_pool(data: Data) -> bool:
     """Whether there are unlabelled images: put aside, or brought along by the data."""
     if data.holdout and data.holdout.pool:

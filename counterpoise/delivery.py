@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,14 @@ from counterpoise.classifiers.heads import LinearHead
 from counterpoise.classifiers.training import features_of
 from counterpoise.data.intake import fit, intake
 from counterpoise.data.pixels import Rows
+from counterpoise.generators.fitted import CONFIG, WEIGHTS
 from counterpoise.rundir import commit
 from counterpoise.spaces.features import Frozen
+from counterpoise.spaces.projection import Projection
 from counterpoise.study import Lot, Study
 from counterpoise.types import Refusal, load
 
-CARD = "counterpoise.json"
+CARD, ENCODER = "counterpoise.json", "encoder"
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class Predictor:
     network: Any
     net: nn.Module | None
     head: LinearHead
+    projection: Projection | None = None
+    encode: Callable[[np.ndarray], np.ndarray] | None = None  # of a generator with a space of its own
 
     @classmethod
     def open(cls, path: str | Path) -> Predictor:
@@ -49,7 +54,13 @@ class Predictor:
             )
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         arrays = load_file(folder / "model.safetensors")
-        network = load(card["network"])
+
+        def below(name: str) -> dict[str, np.ndarray]:
+            return {k.removeprefix(f"{name}/"): v for k, v in arrays.items() if k.startswith(f"{name}/")}
+
+        network, encode, kind = load(card["network"]), None, card.get("encoder")
+        if kind is not None:
+            encode = load(kind).encoder(folder / ENCODER)
         if card.get("transformers"):  # the backbone came along
             network = Frozen(backbone=str((folder / "transformers").resolve()))
         elif getattr(network, "frozen", False) and network.digest() != card["digest"]:
@@ -57,28 +68,25 @@ class Predictor:
                 f"the weights of {network.backbone} are not those this classifier was fitted on: put them back"
             )
         net = None
-        if not getattr(network, "frozen", False):
+        if not getattr(network, "frozen", False) and encode is None:
             net = network(card["channels"], len(card["labels"]), card["size"], seed=0, cosine=card["cosine"])
-            net.load_state_dict(
-                {
-                    k.removeprefix("net/"): torch.from_numpy(v)
-                    for k, v in arrays.items()
-                    if k.startswith("net/")
-                }
-            )
+            net.load_state_dict({k: torch.from_numpy(v) for k, v in below("net").items()})
             net.eval()
-        head = LinearHead.load(
-            {k.removeprefix("head/"): v for k, v in arrays.items() if k.startswith("head/")}
-        )
-        return cls(card, network, net, head)
+        found = below("projection")
+        project = Projection.from_arrays(found) if found else None
+        return cls(card, network, net, LinearHead.load(below("head")), project, encode)
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """uint8 (n, h, w, c) at the working size => calibrated probabilities (n, classes)."""
-        features = (
-            self.network.encode(pixels)
-            if self.net is None
-            else features_of(self.net, Rows.of(pixels)).numpy()
-        )
+        features = pixels
+        if self.net is not None:
+            features = features_of(self.net, Rows.of(pixels)).numpy()
+        elif getattr(self.network, "frozen", False):
+            features = self.network.encode(pixels)
+        if self.projection is not None:
+            features = self.projection(features)
+        if self.encode is not None:
+            features = self.encode(features)
         return softmax(self.head.logits(features) / self.card["temperature"], 1)
 
     def __call__(self, images: Sequence[str | Path], batch: int = 64) -> list[dict[str, Any]]:
@@ -123,14 +131,15 @@ def export_data(path: str | Path, to: str, out: str | Path, arm: str = "", draw:
     }
     if to not in writers:
         raise Refusal(f"--to {to}: data sets are exported to {' or '.join(writers)}")
-    if study.frozen and arm_synthesis(study, arm):
+    synthesis = arm_synthesis(study, arm)
+    if synthesis is not None and (study.frozen or study.own_space(synthesis)):
         raise Refusal(
             "this run's samples are feature vectors, not images: only pixels can be exported as a data set"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise Refusal(f"{out} is not an empty directory: nothing is written over, name another with --out")
     out.mkdir(parents=True, exist_ok=True)
-    return writers[to](study, _examples(study, arm_synthesis(study, arm), draw), out)
+    return writers[to](study, _examples(study, synthesis, draw), out)
 
 
 def export_generator(path: str | Path, out: str | Path, arm: str = "", draw: int = 0) -> str:
@@ -147,7 +156,7 @@ def export_generator(path: str | Path, out: str | Path, arm: str = "", draw: int
         raise Refusal(f"{out} is not an empty directory: nothing is written over, name another with --out")
     if out.exists():
         out.rmdir()  # it appears whole
-    fitted = study.run / Lot(name, draw).generator
+    fitted = study.run / study.generator_of(Lot(name, draw))
     if not (fitted / "config.json").exists():
         raise Refusal(f"{name} is not fitted yet: run its command again to go on")
     study.synthesis(name).generator.export(fitted, out)
@@ -263,6 +272,12 @@ def _parquet(study: Study, examples: Iterator[dict[str, Any]], out: Path) -> int
         if block:
             writer.write_table(pa.Table.from_pylist(block, schema))
     return written
+
+
+def copy_files(source: Path, to: Path) -> None:
+    """What a fitted generator needs to be opened again."""
+    for name in (WEIGHTS, CONFIG):
+        shutil.copyfile(source / name, to / name)
 
 
 def write_folder(

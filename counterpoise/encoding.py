@@ -1,10 +1,16 @@
-"""Cached features, one file per slice of a role's rows. `teach` asks for train and val, `evaluate` for test."""
+"""Rows as vectors, written down once: features of a backbone, one file per slice of a role's rows, their projections, and
+codes of a generator with a space of its own. `teach` and `fit` ask for train and val, `evaluate` for test."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from counterpoise.study import ROWS_PER_FEATURE_FILE, Study
+import numpy as np
+from safetensors.numpy import save
+
+from counterpoise.spaces.projection import Projection
+from counterpoise.spaces.store import Store
+from counterpoise.study import ROWS_PER_FEATURE_FILE, Lot, Study
 from counterpoise.types import Refusal
 
 BACKBONE = "features/backbone.json"
@@ -27,4 +33,28 @@ def encode_unit(study: Study, unit: str) -> None:
         )
     _, role, name = Path(unit).parts
     start = int(Path(name).stem) * ROWS_PER_FEATURE_FILE
-    study.run.put_array(unit, space.encode(study.pixels(role)[start : start + ROWS_PER_FEATURE_FILE]))
+    pixels = study.pixels(role)[start : start + ROWS_PER_FEATURE_FILE]
+    features = Store.of(found).rows(pixels, space.encode)
+    broken = np.flatnonzero(~np.isfinite(features).all(1))
+    if len(broken):
+        row = study.manifest(role).slice(start + int(broken[0]), 1).to_pylist()[0]
+        raise Refusal(
+            f"the features of {len(broken)} of {len(features)} {role} images hold numbers that are not finite, the first "
+            f"those of {row['uri'] or row['id']}: the weights of {space.backbone} are broken; use another backbone"
+        )
+    study.run.put_array(unit, features)
+
+
+def project_unit(study: Study, unit: str) -> None:
+    """The principal components of the training rows of one draw: what its cut left out is not looked at."""
+    draw = int(Path(unit).stem.removeprefix("draw_"))
+    files = [study.run.array(name) for name in study.feature_units("train")]
+    rows = np.concatenate(files)[study.draw_rows(draw)]
+    made = Projection.of(rows, study.recipe.network.components)
+    study.run.put_bytes(unit, save(made.arrays()))
+
+
+def encode_codes(study: Study, unit: str) -> None:
+    lot, role = Lot.of(unit), Path(unit).stem
+    encode = study.synthesis(lot.synthesis).generator.encoder(study.run / study.generator_of(lot))
+    study.run.put_array(unit, encode(study.vectors(role, lot.draw)))

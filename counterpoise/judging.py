@@ -16,14 +16,14 @@ from counterpoise.types import Refusal
 def judge_run(path: str | Path, judge: str, synthesis: str = "", draw: int = 0) -> dict[str, Any]:
     """Per synthesis: `metrics.fidelity.by_band` of its kept samples against validation and train."""
     study = Study.open(path)
-    if study.frozen:
-        raise Refusal(f"the samples of {path} are feature vectors: a network of pictures cannot judge them")
-    generators = [item.name for item in study.recipe.synthesis if item.generator.learns]
-    names = [synthesis] if synthesis else generators or [item.name for item in study.recipe.synthesis]
-    known = {item.name for item in study.recipe.synthesis}
+    pictures = [item.name for item in study.recipe.synthesis if not study.own_space(item.name)]
+    if study.frozen or not pictures or study.own_space(synthesis or None):
+        raise Refusal(f"the samples of {path} are vectors: a network of pictures cannot judge them")
+    learnt = [name for name in pictures if study.synthesis(name).generator.learns]
+    names = [synthesis] if synthesis else learnt or pictures
     for name in names:
-        if name not in known:
-            raise Refusal(f"there is no synthesis {name!r}: made are {', '.join(sorted(known))}")
+        if name not in pictures:
+            raise Refusal(f"there is no synthesis {name!r}: made are {', '.join(sorted(pictures))}")
         if not study.run.has(Lot(name, draw).selected):
             raise Refusal(
                 f"{name} has no selected samples of draw {draw} yet: run its command again to go on"

@@ -36,7 +36,7 @@ STAGES = (
     Stage("intake",   "the source",                       ("data",),                              "images",  ("data",)),
     Stage("audit",    "data/train; of test labels and hashes", ("audit.json", "classes.parquet", "quarantine.parquet"), "-", ()),
     Stage("teach",    "train, val, pool",                 ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
-    Stage("fit",      "train, pool",                      ("generators",),                        "draws",   ("synthesis",)),
+    Stage("fit",      "train, val, pool",                 ("generators", "codes"),               "draws",   ("synthesis",)),
     Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing")),
     Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ("rows_per_batch", "synthesis[].generator.sampler", "synthesis[].generator.steps", "synthesis[].generator.guides")),
     Stage("score",    "samples, train",                   ("scores",),                            "shards",  ("synthesis[].scores",)),

@@ -56,6 +56,7 @@ class Fit:
 
     `pool` holds `PseudoLabels`: how rows of the unlabelled pool join the real ones, with labels of another arm.
     `wise` interpolates the given network, with a head fitted on its features, and what training made of it (WiSE-FT).
+    `own` trains nothing: it takes the predictions that the generator of `synthesis` itself makes.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Fit:
     reduction: Any = Mean()
     wise: bool = False
     pool: Any = None
+    own: Literal["softmax", "mixture"] | None = None
 
 
 @part
@@ -120,6 +122,22 @@ class Recipe:
             if fit.synthesis is not None and fit.synthesis not in made:
                 raise Refusal(
                     f"recipe.fits.{fit.name}: there is no synthesis {fit.synthesis!r} (made: {', '.join(sorted(made))})"
+                )
+
+        space = "features" if getattr(self.network, "frozen", False) else "pixels"
+        for item in self.synthesis:
+            if space not in item.generator.spaces:
+                raise Refusal(
+                    f"recipe.synthesis.{item.name}: {type(item.generator).__name__} works on "
+                    f"{' or '.join(item.generator.spaces)}, and this study's rows are {space}: "
+                    f"{'leave out --backbone' if space == 'features' else 'name a --backbone'}, or take another generator"
+                )
+        own = {item.name for item in self.synthesis if item.generator.own_space}
+        for fit in self.fits:
+            if fit.own and fit.synthesis not in own:
+                raise Refusal(
+                    f"recipe.fits.{fit.name}.own: {fit.synthesis} makes no predictions of its own "
+                    f"(those that do: {', '.join(sorted(own)) or 'none'})"
                 )
 
         plain = {fit.name for fit in self.fits if fit.pool is None and fit.synthesis is None}

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from safetensors import safe_open
 
 from counterpoise.data.pixels import Rows
 from counterpoise.recipe import Fit, Recipe, Synthesis
 from counterpoise.rundir import MARKER, Run
 from counterpoise.seeding import derive
+from counterpoise.spaces.projection import Projection
 from counterpoise.types import Refusal, load
 
 LISTING = "data/listing.parquet"
@@ -48,10 +50,6 @@ class Lot:
     @property
     def place(self) -> str:
         return f"round_{self.round}/{self.synthesis}/draw_{self.draw}"
-
-    @property
-    def generator(self) -> str:
-        return f"generators/{self.place}"
 
     @property
     def plan(self) -> str:
@@ -125,9 +123,9 @@ class Study:
     def manifest(self, role: str) -> pa.Table:
         return self.run.table(f"data/{role}/manifest.parquet")
 
-    def pool(self) -> Rows | None:
+    def pool(self, draw: int = 0) -> Rows | None:
         """The unlabelled images, where there are any: (n, h, w, c) pixels or (n, d) features."""
-        return Rows.of(self.vectors("pool")) if self.facts["sizes"]["pool"] else None
+        return Rows.of(self.vectors("pool", draw)) if self.facts["sizes"]["pool"] else None
 
     def pixels(self, role: str) -> np.ndarray:
         """The decoded cache of a role: a memory-mapped uint8 array (n, h, w, c)."""
@@ -149,25 +147,67 @@ class Study:
         """Real training images per class: shot bins are always by these."""
         return np.bincount(self.labels("train")[self.draw_rows(draw)], minlength=len(self.classes))
 
-    # --- the space the classifier works in ------------------------------------------------------------------
+    # --- the space a classifier works in ---------------------------------------------------------------------
 
     @property
     def frozen(self) -> bool:
         """Whether classifiers are heads on cached features of a frozen backbone."""
         return bool(getattr(self.recipe.network, "frozen", False))
 
-    def vectors(self, role: str) -> np.ndarray:
-        """Every row of a role as the classifier sees it: pixels (n, h, w, c) uint8 or features (n, d) float32."""
+    @property
+    def projected(self) -> bool:
+        """Whether those features are brought down to their principal components, those of each draw's training rows."""
+        return self.frozen and self.recipe.network.components is not None
+
+    def own_space(self, synthesis: str | None) -> bool:
+        """Whether the samples of a synthesis are codes of its generator's own encoder."""
+        found = [item.generator for item in self.recipe.synthesis if item.name == synthesis]
+        return any(generator.own_space for generator in found)
+
+    def linear(self, fit: Fit) -> bool:
+        """Whether a fit trains linear heads on vectors that are there, not a network."""
+        return self.frozen or self.own_space(fit.synthesis)
+
+    def vectors(self, role: str, draw: int = 0, synthesis: str | None = None) -> np.ndarray:
+        """Every row of a role as the classifier sees it: pixels (n, h, w, c) uint8, features or codes (n, d) float32.
+
+        Codes are those of the generator that `synthesis` fitted to this draw, if it has a space of its own.
+        """
+        if self.own_space(synthesis):
+            assert synthesis is not None
+            return np.array(self.run.array(self.codes(Lot(synthesis, draw), role)))
         if not self.frozen:
             return self.pixels(role)
         parts = [self.run.array(name) for name in self.feature_units(role)]
-        return np.concatenate(parts) if parts else np.zeros((0, 1), np.float32)
+        if not parts:
+            return np.zeros((0, 1), np.float32)
+        if not self.projected:
+            return np.concatenate(parts)
+        project = self.projection(draw)
+        return np.concatenate([project(part) for part in parts])
 
     def feature_units(self, role: str) -> list[str]:
         if not self.frozen:
             return []
         files = -(-self.facts["sizes"][role] // ROWS_PER_FEATURE_FILE)
         return [f"features/{role}/{i:05d}.npy" for i in range(files)]
+
+    def projection(self, draw: int) -> Projection:
+        with safe_open(self.run / self.projection_unit(draw), "np") as file:
+            return Projection.from_arrays({name: file.get_tensor(name) for name in ("mean", "basis")})
+
+    def projection_unit(self, draw: int) -> str:
+        return f"features/projection/draw_{draw}.safetensors"
+
+    def codes(self, lot: Lot, role: str) -> str:
+        return f"codes/{self._fitted(lot).place}/{role}.npy"
+
+    def code_units(self, role: str) -> list[str]:
+        if not self.facts["sizes"][role]:
+            return []
+        return list(
+            dict.fromkeys(self.codes(lot, role) for lot in self.lots() if self.own_space(lot.synthesis))
+        )
 
     # --- samples -------------------------------------------------------------------------------------------
 
@@ -178,6 +218,16 @@ class Study:
         """Every lot of samples of the study."""
         draws = range(self.recipe.trials.draws)
         return [Lot(item.name, draw) for draw in draws for item in self.recipe.synthesis]
+
+    def _fitted(self, lot: Lot) -> Lot:
+        """The lot whose generator this one samples from: the first one with the same settings."""
+        generator = self.synthesis(lot.synthesis).generator
+        first = next(item.name for item in self.recipe.synthesis if item.generator == generator)
+        return Lot(first, lot.draw, lot.round)
+
+    def generator_of(self, lot: Lot) -> str:
+        """Where the weights lie that make this lot. Syntheses that differ only in their plans share them."""
+        return f"generators/{self._fitted(lot).place}"
 
     def shards(self, lot: Lot) -> range:
         return range(self.run.meta(lot.plan)["shards"])
@@ -193,7 +243,7 @@ class Study:
         """One file per trial; heads on a frozen backbone are one batched problem and so one file."""
         stage = "teach" if fit.synthesis is None else "train"
         n = self.recipe.trials.n
-        if self.frozen:
+        if self.linear(fit):
             return [f"{stage}/{fit.name}/trials_000-{n:03d}.safetensors"]
         return [f"{stage}/{fit.name}/trial_{trial:03d}.safetensors" for trial in range(n)]
 
@@ -211,6 +261,15 @@ class Study:
         return derive(self.recipe.trials.seed, *names)
 
 
+def real_of(
+    study: Study, draw: int, synthesis: str | None = None
+) -> tuple[Rows, np.ndarray, np.ndarray | None]:
+    """Real rows of a draw, in the space of a synthesis: rows, labels, groups."""
+    order, groups = study.draw_rows(draw), study.group_ids("train")
+    rows = Rows.of(study.vectors("train", draw, synthesis), order=order)
+    return rows, study.labels("train")[order], None if groups is None else groups[order]
+
+
 def rows_of(
     study: Study, draw: int, synthesis: str | None
 ) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
@@ -218,13 +277,10 @@ def rows_of(
 
     A row whose group nobody knows, such as a sample that starts from noise, is in group -1.
     """
-    order = study.draw_rows(draw)
-    labels = study.labels("train")[order]
-    groups = study.group_ids("train")
-    groups = None if groups is None else groups[order]
-    real = study.vectors("train")
+    rows, labels, groups = real_of(study, draw, synthesis)
     if synthesis is None:
-        return Rows.of(real, order=order), labels, groups, np.zeros(len(order), bool)
+        return rows, labels, groups, np.zeros(len(labels), bool)
+    (real,), order = rows.arrays, rows.order
     lot = Lot(synthesis, draw)
     samples, selection = study.kept(lot)
     made = selection["label"].to_numpy().astype(np.int64)

@@ -28,8 +28,9 @@ from counterpoise.classifiers.training import Lesson, features_of, train_network
 from counterpoise.data.pixels import Rows
 from counterpoise.recipe import Fit
 from counterpoise.rundir import Run
-from counterpoise.study import Study, rows_of
+from counterpoise.study import Lot, Study, real_of, rows_of
 
+RATES = ("lr", "momentum", "weight_decay")
 PROBE_STEPS = 300  # of a head on features that are there: as many as the other second stages take
 
 
@@ -47,13 +48,18 @@ class Pupil:
 
     @classmethod
     def of(cls, study: Study, fit: Fit, trial: int) -> Pupil:
-        pupil = cls(fit, len(study.classes), *rows_of(study, study.draw_of(trial), fit.synthesis))
+        draw = study.draw_of(trial)
+        if fit.own:
+            real = real_of(study, draw, fit.synthesis)
+            return cls(fit, len(study.classes), *real, np.zeros(len(real[1]), bool))
+        pupil = cls(fit, len(study.classes), *rows_of(study, draw, fit.synthesis))
         if fit.pool is None:
             return pupil
-        pool, groups = study.vectors("pool"), study.group_ids("pool")
+        groups = study.group_ids("pool")
         file = file_of(study, fit.pool.teacher, trial)
-        net = file.network(study, trial)
-        features = pool if net is None else features_of(net, Rows.of(pool)).numpy()
+        net, seen = file.network(study, trial), study.vectors("pool", draw)
+        features = seen if net is None else features_of(net, Rows.of(seen)).numpy()
+        pool = study.vectors("pool", draw, fit.synthesis)
         kept, guessed = fit.pool(file.head(trial, fit.pool.teacher).logits(features))
         return pupil._and(pool, kept, guessed, None if groups is None else groups[kept])
 
@@ -81,6 +87,11 @@ class Pupil:
         return weights if mix is None else mix(weights[~self.synthetic], weights[self.synthetic])
 
     @property
+    def real(self) -> np.ndarray:
+        """Where the real rows lie in the arrays."""
+        return np.array(self.rows.order[: int((~self.synthetic).sum()) - self.pseudo])
+
+    @property
     def targets(self) -> np.ndarray:
         """Soft labels (n, classes) float32."""
         soft = self.labels if self.labels.ndim == 2 else np.eye(self.n_classes)[self.labels]
@@ -88,7 +99,8 @@ class Pupil:
 
     def labelled(self, features: np.ndarray) -> Labelled:
         """What second stages see: one label per row."""
-        return Labelled(features, mixing.hard(self.labels), self.groups)
+        real = np.arange(len(self.labels)) < int((~self.synthetic).sum()) - self.pseudo
+        return Labelled(features, mixing.hard(self.labels), self.groups, real)
 
     @property
     def told(self) -> dict[str, int]:
@@ -136,12 +148,12 @@ def make_trials(study: Study, unit: str) -> None:
     trials = study.trials_in(unit)
     arrays: dict[str, np.ndarray] = {}
     notes: dict[str, Any] = {"fit": fit.name, "trials": trials, "prior": {}, "chosen": {}}
-    finished = _heads(study, fit, trials) if study.frozen else _networks(study, fit, trials)
-    for one in finished:
+    way = _own if fit.own else _heads if study.linear(fit) else _networks
+    for one in way(study, fit, trials):
         trial, prior = one.trial, one.prior
         if one.net is not None:
             arrays |= {f"{trial}/net/{name}": value.numpy() for name, value in one.net.state_dict().items()}
-        val = _validation(study, one.net)
+        val = _validation(study, one.net, study.draw_of(trial), fit.synthesis)
         notes["prior"][str(trial)] = (prior / prior.sum()).round(6).tolist()
         for arm in study.recipe.arms_of(fit.name):
             last, chosen = one.head, one.chosen
@@ -206,7 +218,7 @@ def _go_back(study: Study, net: nn.Module, fit: Fit, given: dict[str, torch.Tens
 
     def score(theta: dict[str, torch.Tensor]) -> float:
         net.load_state_dict(theta)
-        val = _validation(study, net)
+        val = _validation(study, net)  # a network sees pixels: the same rows in every draw
         return balanced_accuracy(head_of(net, fit).logits(val.features), val.labels)
 
     theta, chosen = choose_wise(given, _weights(net), score)
@@ -219,13 +231,15 @@ def _weights(net: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
-    """Heads on cached features: trials that read the same rows are one batched problem.
+    """Heads on cached vectors: trials that read the same rows are one batched problem.
 
-    Trials with samples go draw by draw, so that memory holds the samples of one draw.
+    Draws with rows of their own go one after the other: standardisation sees no row that a cut left out, and memory
+    holds the samples of one draw.
     """
+    apart = fit.synthesis is not None or study.recipe.data.cut is not None
     together: dict[int, list[int]] = {}
     for trial in trials:
-        together.setdefault(0 if fit.synthesis is None else study.draw_of(trial), []).append(trial)
+        together.setdefault(study.draw_of(trial) if apart else 0, []).append(trial)
     for members in together.values():
         yield from _batch_of_heads(study, fit, members)
 
@@ -265,10 +279,9 @@ def _batch_of_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finis
     heads = train_heads(
         features,
         jobs,
-        real=np.arange(len(arrays[0])),
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
+        real=pupils[first[trials[0]]].real,
+        # Where the recipe's rates are those of a network on pixels, heads on codes take their own.
+        **({name: getattr(training, name) for name in RATES} if study.frozen else {}),
     )
     for trial, head in zip(trials, heads, strict=True):
         pupil = pupils[first[trial]]
@@ -287,18 +300,31 @@ def head_of(net: nn.Module, fit: Fit) -> LinearHead:
     """The network's own last layer, as the linear head that second stages work on."""
     linear: nn.Linear = net.head  # type: ignore[assignment]
     weight = linear.weight.detach().float()
-    classes, dim = weight.shape
-    bias = linear.bias.detach().float() if linear.bias is not None else torch.zeros(classes)
+    bias = linear.bias.detach().float() if linear.bias is not None else torch.zeros(len(weight))
     cosine = bool(fit.loss.cosine)
     if cosine:  # the loss scales its cosines; so must the head
         weight = nn.functional.normalize(weight) * cosine_scale(fit.loss)
-    zeros, ones = np.zeros(dim, np.float32), np.ones(dim, np.float32)
-    return LinearHead(weight.numpy(), bias.numpy(), zeros, ones, normalise=cosine)
+    return LinearHead.on_raw(weight.numpy(), bias.numpy(), normalise=cosine)
 
 
-def _validation(study: Study, net: nn.Module | None) -> Labelled:
+def _own(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
+    """What a generator predicts itself: nothing is trained here, so trials of one draw are alike."""
+    assert fit.synthesis is not None
+    assert fit.own is not None
+    generator = study.synthesis(fit.synthesis).generator
+    for trial in trials:
+        pupil = Pupil.of(study, fit, trial)
+        arrays = generator.head(
+            study.run / study.generator_of(Lot(fit.synthesis, study.draw_of(trial))), fit.own
+        )
+        head = LinearHead.on_raw(arrays["weight"], arrays["bias"], arrays.get("square"))
+        train = pupil.labelled(pupil.rows.raw(np.arange(len(pupil.rows))))
+        yield Finished(trial, None, head, train, pupil.prior(1.0))
+
+
+def _validation(study: Study, net: nn.Module | None, draw: int = 0, synthesis: str | None = None) -> Labelled:
     labels, groups = study.labels("val"), study.group_ids("val")
-    vectors = study.vectors("val")
+    vectors = study.vectors("val", draw, synthesis)
     return Labelled(vectors if net is None else features_of(net, Rows.of(vectors)).numpy(), labels, groups)
 
 
@@ -336,9 +362,10 @@ class TrialFile:
             return file.get_tensor(f"{trial}/{arm}/val_logits")
 
     def network(self, study: Study, trial: int) -> nn.Module | None:
-        if study.frozen:
+        fit = study.recipe.fit(self.unit.split("/")[1])
+        if study.linear(fit):
             return None
-        net = build_network(study, study.recipe.fit(self.unit.split("/")[1]), seed=0)
+        net = build_network(study, fit, seed=0)
         net.load_state_dict({k: torch.from_numpy(v) for k, v in self.arrays(f"{trial}/net/").items()})
         return net.eval()
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
 from studies import fill, photo, small
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+CACHE = tempfile.TemporaryDirectory(
+    prefix="counterpoise-tests-"
+)  # no test sees the features of another machine's day
+os.environ["COUNTERPOISE_CACHE"] = CACHE.name
 
 
 @pytest.fixture(scope="session")

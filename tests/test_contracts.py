@@ -17,6 +17,7 @@ from counterpoise.classifiers import decoupling, groups, losses, mixing, pseudo,
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.classifiers.training import Training
 from counterpoise.data import augment, cuts
+from counterpoise.data.chest import ChestXray14
 from counterpoise.data.embedded import EmbeddedParquet, Hub
 from counterpoise.data.folders import Folder
 from counterpoise.data.lists import SplitLists
@@ -29,9 +30,12 @@ from counterpoise.diffusion import denoisers, guides
 from counterpoise.diffusion import losses as targets
 from counterpoise.diffusion.denoisers import Cond
 from counterpoise.diffusion.training import Schooling
-from counterpoise.generators import simple
+from counterpoise.generators import simple, transfer
+from counterpoise.generators.feature_diffusion import FeatureDiffusion
 from counterpoise.generators.generator import Context, Lesson
+from counterpoise.generators.latent_mixture import LatentMixture
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.nets import vae
 from counterpoise.nets.dit import DiT
 from counterpoise.nets.mlp import MLP
 from counterpoise.nets.resnet import SmallResNet
@@ -86,6 +90,11 @@ FAMILIES = {
         simple.Oversample(augment=(augment.Crop(), augment.Flip())),
         simple.Interpolate(),
         PixelDiffusion(network=MLP(width=16, depth=1), schooling=Schooling(steps=3, batch=4), steps=3),
+        transfer.ClassGaussian(),
+        transfer.Translation(),
+        FeatureDiffusion(network=MLP(width=16, depth=1), schooling=Schooling(steps=3, batch=4), steps=3),
+        LatentMixture(network=vae.VectorVAE(width=8, latent=3), steps=3, batch=4),
+        LatentMixture(network=vae.ImageVAE(width=4, latent=3), steps=3, batch=4),
     ],
     "network": [
         MLP(width=16, depth=2),
@@ -111,6 +120,9 @@ FAMILIES = {
     "pairing": [
         pairings.FromNoise(),
         pairings.SameClass(),
+        pairings.SameClass(strength=0.5),
+        pairings.FromLarger(),
+        pairings.FromLarger(neighbours=None, strength=0.5),
         pairings.Neighbours(),
         pairings.Neighbours(kind="adasyn"),
     ],
@@ -128,7 +140,11 @@ OTHERS = [
     Digits(),
     Holdout(),
     SmallResNet(),
+    vae.VectorVAE(),
+    vae.ImageVAE(),
+    ChestXray14("chest"),
     Frozen(backbone="hf:x"),
+    Frozen(backbone="hf:x", maps=True, components=8),
     Training(),
     Schooling(),
     pseudo.PseudoLabels("bs"),
@@ -284,33 +300,57 @@ def test_second_stages_return_a_head_for_the_same_features_and_say_what_they_cho
 @family("generator")
 @pytest.mark.parametrize("space", ["pixels", "features"])
 def test_generators_depend_on_the_row_alone(item, space, tmp_path):
-    if item.learns and space == "features":
-        pytest.skip("works on pixels")
-    real = (
-        RNG.integers(0, 256, (4, 8, 8, 1), np.uint8)
-        if space == "pixels"
-        else RNG.normal(size=(4, 6)).astype(np.float32)
-    )
-    if item.learns:
-        item.fit(Lesson(Rows.of(real), np.arange(4) % 2, None, ["a", "b"]), tmp_path, seed=1)
+    real, wanted = _lesson(item, space, tmp_path)
     ctx = Context(lambda ids: np.stack([real[int(i)] for i in ids]))
-    row = {"label": 1, "strength": 1.0}
-    wanted = [row | {"source_id": str(i % 4), "partner_id": str((i + 1) % 4), "seed": i} for i in range(6)]
     first = item.load(tmp_path, ctx)(wanted)
     other = item.load(tmp_path, ctx)
+    like = item.encoder(tmp_path)(real) if item.own_space else real
     for sample, again in zip(
         reversed(first), other(wanted[::-1]), strict=True
     ):  # the same batch size: the same bits
         assert np.array_equal(again, sample)
-        assert again.dtype == real.dtype
-        assert again.shape == real.shape[1:]
+        assert again.dtype == like.dtype
+        assert again.shape == like.shape[1:]
     for sample, row in zip(first, wanted, strict=True):
         (alone,) = other([row])
-        assert np.abs(alone.astype(float) - sample).max() <= int(
-            item.learns
-        )  # a grey level, for batched products
+        grain = 1 if like.dtype == np.uint8 else 1e-4  # a grey level, for batched products
+        assert np.abs(alone.astype(float) - sample).max() <= int(item.learns) * grain
     assert isinstance(item.learns, bool)
     assert isinstance(item.takes_guides, bool)
+
+
+@family("generator")
+@pytest.mark.parametrize("space", ["pixels", "features"])
+def test_generators_fit_alike_from_the_same_seed_and_refuse_what_they_did_not_learn(item, space, tmp_path):
+    if not item.learns:
+        pytest.skip("there is nothing to fit")
+    for name in ("one", "two"):
+        real, wanted = _lesson(item, space, tmp_path / name)
+    ctx = Context(lambda ids: np.stack([real[int(i)] for i in ids]))
+    one, two = (item.load(tmp_path / name, ctx)(wanted) for name in ("one", "two"))
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    with pytest.raises(Refusal, match="--redo fit"):
+        item.fit(Lesson(Rows.of(real), np.arange(4) % 2, None, ["a", "c"]), tmp_path / "one", seed=1)
+
+
+def _lesson(item, space: str, out):
+    """Four real rows of two classes, learnt if there is anything to learn, and six rows of a plan."""
+    meant = {vae.VectorVAE: "features", vae.ImageVAE: "pixels"}.get(
+        type(getattr(item, "network", None)), space
+    )
+    if space not in item.spaces or space != meant:
+        pytest.skip(f"does not work on {space}")
+    rng = np.random.default_rng(3)
+    real = (
+        rng.integers(0, 256, (4, 8, 8, 1), np.uint8)
+        if space == "pixels"
+        else rng.normal(size=(4, 6)).astype(np.float32)
+    )
+    if item.learns:
+        item.fit(Lesson(Rows.of(real), np.arange(4) % 2, None, ["a", "b"]), out, seed=1)
+    row = {"label": 1, "strength": 0.0 if not item.takes_guides else 1.0}
+    sources = [{"source_id": str(i), "source_label": i % 2, "partner_id": str((i + 1) % 4)} for i in range(4)]
+    return real, [row | sources[i % 4] | {"seed": i} for i in range(6)]
 
 
 def asked(n: int) -> Cond:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Rows:
     features: np.ndarray  # (N, D) raw, as the backbone gave them
     labels: np.ndarray  # (N,)
     groups: np.ndarray | None = None  # (N,)
+    real: np.ndarray | None = None  # (N,) which rows are; None: all of them
 
 
 class After(Protocol):
@@ -154,13 +155,21 @@ class NCM:
 
 @part
 class PosthocLA:
-    """Predict with z_c - tau log pi_c (Menon et al. 2021, Equation 9); tau from 0 to `top` on validation."""
+    """Predict with z_c - tau log pi_c (Menon et al. 2021, Equation 9); tau from 0 to `top` on validation.
+
+    `of` says whose prior pi is: of what the loader yielded, or of the real rows. Rows that were made or drawn again flatten
+    the first, but know no more than the few real ones that they come from: there the second takes off what is left.
+    """
 
     top: Annotated[float, Field(gt=0)] = 2.5
+    of: Literal["yielded", "real"] = "yielded"
 
     def __call__(
         self, head: LinearHead, fit: Rows, val: Rows, prior: np.ndarray, seed: int
     ) -> tuple[LinearHead, dict[str, Any]]:
+        if self.of == "real":
+            real = fit.labels if fit.real is None else fit.labels[fit.real]
+            prior = np.bincount(real, minlength=len(prior)).astype(float)
         tau, found = best(((t, adjusted(head, prior, t)) for t in grid(self.top)), val)
         return found, {"tau": tau}
 

@@ -36,7 +36,8 @@ class LinearHead:
     """A linear classifier and the feature transform that belongs to it.
 
     ``logits = g(features) @ weight.T + bias`` with ``g(f) = (f - center) / scale``, brought to unit length
-    if ``normalise``. A head trained on cosine logits is this, with weight rows of one common length.
+    if ``normalise``. A head trained on cosine logits is this, with weight rows of one common length. With ``square``,
+    ``g(features)^2 @ square.T`` is added: Gaussian classes with variances of their own are quadratic.
     """
 
     weight: np.ndarray  # (C, D)
@@ -44,6 +45,15 @@ class LinearHead:
     center: np.ndarray  # (D,)
     scale: np.ndarray  # (D,)
     normalise: bool = False
+    square: np.ndarray | None = None  # (C, D)
+
+    @classmethod
+    def on_raw(
+        cls, weight: np.ndarray, bias: np.ndarray, square: np.ndarray | None = None, normalise: bool = False
+    ) -> LinearHead:
+        """On features as they are."""
+        dim = weight.shape[1]
+        return cls(weight, bias, np.zeros(dim, np.float32), np.ones(dim, np.float32), normalise, square)
 
     def transform(self, features: Tensor) -> Tensor:
         moved = (features.float() - _like(self.center, features)) / _like(self.scale, features)
@@ -57,20 +67,32 @@ class LinearHead:
         """(N, D) => (N, C), of the kind that came in."""
         if isinstance(features, np.ndarray):
             return self.logits(torch.from_numpy(np.asarray(features, np.float32))).numpy()
-        return F.linear(self.transform(features), _like(self.weight, features), _like(self.bias, features))
+        x = self.transform(features)
+        found = F.linear(x, _like(self.weight, features), _like(self.bias, features))
+        return found if self.square is None else found + F.linear(x * x, _like(self.square, features))
 
     def plain(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(weight, bias) on the raw features, or None where the transform is not affine."""
-        if self.normalise:
+        if self.normalise or self.square is not None:
             return None
         weight = self.weight.astype(np.float64) / self.scale
         bias = self.bias - weight @ self.center.astype(np.float64)
         return weight.astype(np.float32), bias.astype(np.float32)
 
+    def after(self, mean: np.ndarray, basis: np.ndarray) -> LinearHead | None:
+        """This head of `(features - mean) @ basis` as one on the features, or None where the transform is not affine."""
+        plain = self.plain()
+        if plain is None:
+            return None
+        weight = plain[0] @ basis.T
+        return LinearHead.on_raw(weight, plain[1] - weight @ mean)
+
     def save(self) -> dict[str, np.ndarray]:
         """Named arrays, for safetensors."""
         arrays = {"weight": self.weight, "bias": self.bias, "center": self.center, "scale": self.scale}
         arrays["normalise"] = np.asarray([self.normalise], np.uint8)
+        if self.square is not None:
+            arrays["square"] = self.square
         return {
             name: np.ascontiguousarray(array) for name, array in arrays.items()
         }  # safetensors ignores strides
@@ -78,7 +100,8 @@ class LinearHead:
     @classmethod
     def load(cls, arrays: Mapping[str, np.ndarray]) -> LinearHead:
         flag = bool(arrays["normalise"][0])
-        return cls(arrays["weight"], arrays["bias"], arrays["center"], arrays["scale"], normalise=flag)
+        weight, bias, center, scale = (arrays[name] for name in ("weight", "bias", "center", "scale"))
+        return cls(weight, bias, center, scale, flag, arrays.get("square"))
 
 
 @dataclass(frozen=True, eq=False)

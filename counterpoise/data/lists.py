@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from counterpoise.data.chest import ChestXray14, find_chest
 from counterpoise.data.sources import (
     SPLITS,
     Fence,
@@ -78,8 +79,10 @@ class SplitLists:
             )
 
 
-def find_lists(folder: Path) -> SplitLists | None:
+def find_lists(folder: Path) -> SplitLists | ChestXray14 | None:
     """Published lists among the files of a folder, known by their names and their first line."""
+    if chest := find_chest(folder):
+        return chest
     found: dict[str, str] = {}
     for file in sorted(folder.iterdir()):
         match = re.search(r"(?:^|[_.-])(train|val|valid|validation|test)(\d{4})?$", file.stem.lower())

@@ -43,7 +43,8 @@ NOFOLLOW = getattr(os, "O_NOFOLLOW", 0) and os.O_NOFOLLOW | os.O_NONBLOCK
 UNDERSTOOD = (
     "understood are: digits; a folder root/class/* or root/{train,val,test}/class/*; a .csv, .jsonl or .parquet "
     "manifest with the columns path, label, group, split; a folder of Hugging Face Parquet files; CIFAR python files; "
-    "a folder with published lists (*_train.txt, train*.json); hub:NAME[@REVISION]"
+    "a folder with published lists (*_train.txt, train*.json); ChestX-ray14 (Data_Entry_2017*.csv beside its official "
+    "lists); hub:NAME[@REVISION]"
 )
 
 

@@ -16,9 +16,12 @@ def row_noise(seeds: Sequence[int], shape: Sequence[int], stream: int = 0) -> Te
     32 bits of a seed: among 100,000 rows, two would most likely be the same.)
     """
     noise = np.empty((len(seeds), *shape), np.float32)
+    philox = np.random.Philox(key=np.array([0, stream], np.uint64))
+    draw, fresh = np.random.Generator(philox).standard_normal, philox.state
     for row, seed in enumerate(seeds):
-        philox = np.random.Philox(key=np.array([seed, stream], np.uint64))
-        np.random.Generator(philox).standard_normal(dtype=np.float32, out=noise[row : row + 1])
+        fresh["state"]["key"][0] = seed
+        philox.state = fresh  # a third of the time that a new generator for every row takes
+        draw(dtype=np.float32, out=noise[row : row + 1])
     return torch.from_numpy(noise)
 
 

@@ -1,16 +1,19 @@
-"""The folder of a fitted pixel generator: reading it, and going on from it."""
+"""The folder of a fitted generator: whose it is, reading it, and going on from it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from counterpoise.generators.generator import Lesson
 from counterpoise.types import Refusal
 
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -19,6 +22,16 @@ LABELS = "class_embedding.weight"  # (classes + 1, width); the last row is "of n
 
 def read_config(folder: Path) -> dict[str, Any]:
     return json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+
+
+def digest(lesson: Lesson) -> str:
+    """Of what is learnt from: the labels, and the first rows of each side."""
+    found = hashlib.blake2b(lesson.labels.tobytes(), digest_size=8)
+    for rows in (lesson.rows, lesson.pool):
+        if rows is not None:
+            found.update(len(rows).to_bytes(8, "little"))
+            found.update(rows.raw(np.arange(min(len(rows), 64))).tobytes())
+    return found.hexdigest()
 
 
 def refuse_another(folder: Path, identity: str) -> bool:

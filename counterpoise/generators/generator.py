@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -45,9 +45,25 @@ class Generator(Protocol):
 
     learns: ClassVar[bool]  # whether there is anything to fit
     takes_guides: ClassVar[bool]  # whether there is a denoiser to guide
+    spaces: ClassVar[tuple[str, ...]]  # the rows it works on: "pixels", "features"
+    own_space: ClassVar[
+        bool
+    ]  # whether its samples are codes of its own encoder, and not rows like the real ones
 
     def fit(self, lesson: Lesson, out: Path, seed: int) -> None: ...
     def load(self, out: Path, ctx: Context) -> Sampler: ...
+
+
+class Encodes(Generator, Protocol):
+    """A generator with a space of its own, in which its samples lie and a classifier of them has to work."""
+
+    def encoder(self, out: Path) -> Callable[[np.ndarray], np.ndarray]:
+        """Rows of the study (n, ...) => codes (n, z) float32."""
+        ...
+
+    def head(self, out: Path, kind: Literal["softmax", "mixture"]) -> dict[str, np.ndarray]:
+        """Its own predictions, as weight (C, z), bias (C,) and, maybe, square (C, z) on its codes."""
+        ...
 
 
 def one_by_one(sample: Callable[[Row], np.ndarray]) -> Sampler:

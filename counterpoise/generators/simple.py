@@ -21,6 +21,8 @@ class _NothingToLearn:
 
     learns: ClassVar[bool] = False
     takes_guides: ClassVar[bool] = False
+    spaces: ClassVar[tuple[str, ...]] = ("pixels", "features")
+    own_space: ClassVar[bool] = False
 
     def fit(self, lesson: Lesson, out: Path, seed: int) -> None:
         raise AssertionError("there is nothing to fit")

@@ -21,7 +21,8 @@
 - `trials`, `units` (the independent ones among them), `missing_variance` (which chance the interval leaves out),
   `what_would_change` (what could turn the verdict).
 
-With candidates, the claims are candidates against the opponent. Without, cheap arms against the plain one: "use a cheap
+With candidates, the claims are candidates against the opponent: as many of them, the best on validation first, as the
+trials can decide (ten trials: 25 comparisons); further ones are described. Without, cheap arms against the plain one: "use a cheap
 arm" or "do not generate" is then all that can be recommended. Nothing here knows images, files or training.
 """
 
@@ -82,14 +83,22 @@ def decide(
 
     # Only on all classes: ten arms on six slices would be a family that ten trials can never decide.
     against_plain = compare(values, rivals, plain, claim=("all",))
-    claimed, against = (candidates, opponent) if candidates else (rivals, plain)
-    others = compare(values, [arm for arm in cheap if arm != opponent], opponent) if candidates else []
+    # As many candidates claim as these trials can decide at all, the best on validation first; the rest is described.
+    decided = max(1, int(ALPHA * 2.0 ** (units.count - 1) / len(values[plain])))
+    chosen = sorted(candidates, key=lambda arm: -score[arm])[:decided]
+    claimed, against = (
+        ([arm for arm in candidates if arm in chosen], opponent) if candidates else (rivals, plain)
+    )
+    described = [arm for arm in roles if arm != opponent and arm not in claimed]
+    others = compare(values, described, opponent) if candidates else []
     # Two cheap arms that are level overall may divide their errors differently between head and tail. A candidate
     # trained like the one would then "help" the tail against the other: that was claimed in 15 % of 200 simulated
     # studies without any effect, and in 1 % since a candidate has to beat both (tests/metrics/test_simulated_null.py).
-    as_good = [row["arm"] for row in others if row["slice"] == "all" and row["high"] >= 0]
+    as_good = [
+        row["arm"] for row in others if row["arm"] in cheap and row["slice"] == "all" and row["high"] >= 0
+    ]
     claims = (
-        compare(values, candidates, opponent, tuple(values[plain]), as_good) if candidates else against_plain
+        compare(values, claimed, opponent, tuple(values[plain]), as_good) if candidates else against_plain
     )
 
     family = sum(row["claim"] for row in claims)

@@ -44,6 +44,7 @@ class Backbone(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         bf16: bool = False,
+        maps: bool = False,
     ) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(False)
@@ -53,7 +54,8 @@ class Backbone(nn.Module):
         self.size, self.mean, self.std, self.bf16 = size, tuple(mean), tuple(std), bf16
         self.register_buffer("_mean", torch.tensor(self.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", torch.tensor(self.std).view(1, -1, 1, 1), persistent=False)
-        settings = json.dumps([size, self.mean, self.std, bf16]).encode()
+        kind = ["maps"] if maps else []  # vectors came first: their digests stay what they were
+        settings = json.dumps([size, self.mean, self.std, bf16, *kind]).encode()
         #: Changes with the weights, the architecture and the preprocessing: the key of a feature cache.
         self.digest = hashlib.blake2b(content + settings, digest_size=16).hexdigest()
         with _refusing(
@@ -89,9 +91,16 @@ def open_backbone(
     allow_pickle: bool = False,
     size: int | None = None,
     bf16: bool = False,
+    maps: bool = False,
 ) -> Backbone:
-    """The backbone of this name. ``size`` overrides the input resolution that its preprocessor asks for."""
+    """The backbone of this name. ``size`` overrides the input resolution that its preprocessor asks for.
+
+    ``maps``: features are what comes before the last pooling, flattened: (c, h, w) of a convolutional network, and
+    (tokens, dim) of a transformer, row of patches after row of patches.
+    """
     kind, _, rest = name.partition(":")
+    if maps and kind in ("timm", "openclip"):
+        raise Refusal(f"{name}: feature maps are had from transformers backbones only; take pooled features")
     if kind == "timm" and rest:
         return _timm(rest, revision, size, bf16)
     if kind == "openclip" and rest:
@@ -102,7 +111,9 @@ def open_backbone(
         )
     folder = model_folder(name, revision, allow_pickle)
     net, features = _hf(folder)
-    return Backbone(net, features, _content(folder), *preprocessing(folder, net.config, size), bf16)
+    if maps:
+        features = _maps(net)
+    return Backbone(net, features, _content(folder), *preprocessing(folder, net.config, size), bf16, maps)
 
 
 # --- transformers ------------------------------------------------------------------------------------------
@@ -237,6 +248,26 @@ def _hf(folder: Path) -> tuple[Any, Callable[[Tensor], Tensor]]:
         return last.mean((2, 3)) if last.ndim == 4 else last.mean(1)
 
     return net, features
+
+
+def _maps(net: Any) -> Callable[[Tensor], Tensor]:
+    """The function from normalised pixels to what the network pools last."""
+    body = getattr(net.base_model, "vision_model", net.base_model)
+    patch = getattr(body.config, "patch_size", 1)
+    patch_height, patch_width = patch if isinstance(patch, Sequence) else (patch, patch)
+
+    def maps(x: Tensor) -> Tensor:
+        last = getattr(body(pixel_values=x), "last_hidden_state", None)
+        if last is None or last.ndim not in (3, 4):
+            raise Refusal(f"{type(net).__name__} tells no feature maps: take pooled features")
+        if last.ndim == 4:
+            return last
+        # Class and register tokens stand before the patches. Where patches are merged on the way (Swin) there are no
+        # such tokens, and fewer than this.
+        patches = (x.shape[2] // patch_height) * (x.shape[3] // patch_width)
+        return last[:, -patches:]
+
+    return maps
 
 
 def preprocessing(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -29,6 +29,10 @@ class TrainRows:
         return np.flatnonzero(self.labels == label)
 
 
+#: Places among the training rows: of the sources, and of their partners; None where there are none.
+Chosen = tuple[np.ndarray | None, np.ndarray | None]
+
+
 @part
 class FromNoise:
     """Every sample starts from noise: only its class is asked for."""
@@ -39,12 +43,43 @@ class FromNoise:
 
 @part
 class SameClass:
-    """Each sample starts from one real image of its own class, every image used as evenly as possible."""
+    """Each sample starts from one real image of its own class, every image used as evenly as possible.
+
+    `strength` is how far a generator that can go part of the way leaves it: 0 not at all, 1 for good.
+    """
+
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
-        return _plan(
-            wanted, train, seed, lambda label, n, rng: (_evenly(train.of_class(label), n, rng), None)
-        )
+        def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
+            return _evenly(train.of_class(label), n, rng), None
+
+        return _plan(wanted, train, seed, choose, self.strength)
+
+
+@part
+class FromLarger:
+    """Each sample of a class starts from a real row of a larger class that is near to it, to be translated.
+
+    The `neighbours` nearest of the larger classes count (None: all), by class mean in standardised vectors; their rows
+    are used as evenly as possible. A class with no larger one starts from its own rows.
+    """
+
+    neighbours: Annotated[int, Field(ge=1)] | None = 3
+    strength: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        counts = np.bincount(train.labels, minlength=len(wanted))
+        means = _class_means(train, len(wanted))
+
+        def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
+            larger = np.flatnonzero(counts > counts[label])
+            distance = np.linalg.norm(means[larger] - means[label], axis=1)
+            near = larger[np.argsort(distance, kind="stable")[: self.neighbours]]
+            sources = near if len(near) else [label]
+            return _evenly(np.flatnonzero(np.isin(train.labels, sources)), n, rng), None
+
+        return _plan(wanted, train, seed, choose, self.strength)
 
 
 @part
@@ -60,7 +95,7 @@ class Neighbours:
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
         everyone = NearestNeighbors(n_neighbors=min(self.k + 1, len(train.ids))).fit(train.vectors)
 
-        def choose(label: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray | None]:
+        def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
             rows = train.of_class(label)
             if len(rows) < 2:
                 return _evenly(rows, n, rng), None
@@ -106,16 +141,32 @@ def _evenly(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:n] if n else rows[:0]
 
 
-def _plan(wanted: np.ndarray, train: TrainRows, seed: int, choose) -> pa.Table:  # type: ignore[no-untyped-def]
+def _class_means(train: TrainRows, classes: int) -> np.ndarray:
+    """(classes, d) in units of each dimension's standard deviation; a class without rows has the mean of all."""
+    scale = train.vectors.std(0)
+    everyone = train.vectors.mean(0)
+    rows = (train.vectors[train.of_class(label)] for label in range(classes))
+    return np.stack([mine.mean(0) if len(mine) else everyone for mine in rows]) / np.where(
+        scale > 0, scale, 1
+    )
+
+
+def _plan(
+    wanted: np.ndarray,
+    train: TrainRows,
+    seed: int,
+    choose: Callable[[int, int, np.random.Generator], Chosen],  # (label, how many, rng)
+    strength: float = 0.0,  # of the rows that have a source
+) -> pa.Table:
     """A plan that meets `wanted` exactly, in class order."""
 
-    def source(start: int, partner: int | None, label: int) -> dict:
+    def source(start: int, partner: int | None) -> dict:
         return {
             "group": None if train.groups is None else int(train.groups[start]),
             "source_id": str(train.ids[start]),
-            "source_label": label,
+            "source_label": int(train.labels[start]),
             "partner_id": None if partner is None else str(train.ids[partner]),
-            "strength": 0.0,
+            "strength": strength,
         }
 
     def rows() -> Iterator[dict]:
@@ -127,11 +178,7 @@ def _plan(wanted: np.ndarray, train: TrainRows, seed: int, choose) -> pa.Table: 
                     "label": label,
                     "strength": 1.0,
                     "seed": derive("request", seed, label, i),
-                } | (
-                    {}
-                    if starts is None
-                    else source(starts[i], None if partners is None else partners[i], label)
-                )
+                } | ({} if starts is None else source(starts[i], None if partners is None else partners[i]))
 
     made = list(rows())
     return tables.table(tables.PLAN, {name: [row.get(name) for row in made] for name in tables.PLAN.names})

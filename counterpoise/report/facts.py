@@ -162,6 +162,28 @@ class Quality(TypedDict, total=False):
     notes: Sequence[str]  # what the numbers are too small for, one sentence each
 
 
+class Points(TypedDict):
+    xy: Sequence[Sequence[float]]
+    label: Sequence[int]  # place in the map's `classes`, -1 for any other class
+
+
+class Panel(TypedDict):
+    synthesis: str
+    samples: Points
+
+
+class FlatMap(TypedDict):
+    """Rows of one space on two axes that were found in its real rows."""
+
+    space: str  # whose features
+    method: str  # "PCA" or "UMAP"
+    share: float | None  # of the real rows' variance that the two axes hold
+    classes: Sequence[str]  # those told apart, rarest first
+    counts: Sequence[int]  # their real training images
+    real: Points
+    panels: Sequence[Panel]
+
+
 class PriorArm(TypedDict):
     arm: str
     shares: Sequence[float]  # of the label mass the loader really yielded, one per class
@@ -170,6 +192,38 @@ class PriorArm(TypedDict):
 class Prior(TypedDict, total=False):
     classes: Sequence[str]  # most frequent first
     arms: Sequence[PriorArm]
+
+
+class Curve(TypedDict):
+    term: str
+    steps: Sequence[int]
+    values: Sequence[float]
+
+
+class Mixture(TypedDict, total=False):
+    """A fitted latent mixture, of the first draw."""
+
+    syntheses: Sequence[str]  # those whose samples it makes
+    collapsed: Literal["no", "partly", "wholly"]
+    sentence: str  # the same, in words
+    entropy: float  # of the responsibilities, nats
+    entropy_share: float  # of log C
+    unused: Sequence[str]  # classes with training images whose component is the likeliest of none
+    between_within: float  # variance of the codes between classes over that within
+    posterior_variance: float  # mean
+    active: int  # dimensions of the code that differ between images
+    rank: int  # directions that a translation keeps
+    terms: Mapping[str, float]  # of the ELBO, over all training images
+    use: Prior  # of the components: training images, by argmax, by mean responsibility
+    curves: Sequence[Curve]
+
+
+class Sheets(TypedDict, total=False):
+    """Pictures side by side, as the bytes of a PNG."""
+
+    reconstructions: bytes  # a line of real pictures, a line of what their codes say
+    components: bytes  # draws of a component each line, decoded
+    lines: Sequence[str]  # the classes of these lines
 
 
 class Cost(TypedDict, total=False):
@@ -203,7 +257,10 @@ class Facts(TypedDict, total=False):
     confusion: Confusion
     galleries: Sequence[Gallery]
     funnel: Sequence[Funnel]
-    quality: Quality
+    maps: Sequence[FlatMap]  # one per space
+    quality: Sequence[Quality]  # one per space
+    mixtures: Sequence[Mixture]
+    sheets: Mapping[str, Sheets]  # by the first synthesis of a mixture
     prior: Prior
     cost: Cost
     reproduce: Reproduce

@@ -153,6 +153,27 @@ def stacks(
     return _bars(rows, series, labels, width), alt
 
 
+@drawn
+def descent(name: str, steps: Sequence[int], values: Sequence[float], width: int = 236) -> Drawing:
+    """A term of a loss over the steps of a training, on an axis of its own; in powers of ten where it falls far."""
+    low, top = min(values), max(values)
+    log = low > 0 and top > 30 * low
+    figure, area = sheet(width, 150, 46, 14, 10, 26)
+    area.set_xlim(0, max(steps))
+    area.set_yscale("log") if log else None
+    area.set_ylim(*((low / 1.3, top * 1.3) if log else (min(low, 0), top * 1.05 or 1)))
+    powers = range(math.ceil(math.log10(low / 1.3)), math.floor(math.log10(top * 1.3)) + 1) if log else ()
+    for mark in [10.0**power for power in powers][:: max(len(powers) // 4, 1)] or ticks(min(low, 0), top, 3):
+        line(area, [0, max(steps)], [mark, mark], color=PAINT["line"], linewidth=1)
+        say(area, f"{mark:,.4g}", (0, mark), (-7, 0), "right", size=11)
+    line(area, steps, values, color=PAINT["made"], linewidth=2.2)
+    line(area, steps[-1:], values[-1:], "o", ms=6, color=PAINT["made"])
+    where = ("data", "axes fraction")
+    for at, text, side in ((0, "0", "left"), (max(steps), f"{short(max(steps))} steps", "right")):
+        say(area, text, (at, 0), (0, -14), side, size=11, xycoords=where)
+    return figure, f"{name} over {short(max(steps))} steps, from {values[0]:.3g} to {values[-1]:.3g}."
+
+
 def _bars(
     names: Sequence[str], series: Sequence[tuple[str, Sequence[float]]], labels: Sequence[str], width: int
 ) -> Figure:

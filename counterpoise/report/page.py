@@ -1,8 +1,8 @@
 """One self-contained HTML page from one plain dictionary of facts.
 
 `render(facts)` takes the mapping that ``counterpoise.report.facts.Facts`` describes, key by key (title, data, recipe,
-made_at, version, command, fingerprint, verdict, audit, recalls, confusion, galleries, funnel, quality, prior, cost,
-reproduce). Every key is optional: a section whose facts are missing is not there. The same facts give the
+made_at, version, command, fingerprint, verdict, audit, recalls, confusion, galleries, funnel, maps, quality,
+mixtures, sheets, prior, cost, reproduce). Every key is optional: a section whose facts are missing is not there. The same facts give the
 same bytes.
 
 The page runs no script and loads nothing; its policy allows its one style sheet by hash, and data: pictures.
@@ -21,7 +21,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from counterpoise.report import figures, marks, pictures
+from counterpoise.report import figures, marks, pictures, scatter
 from counterpoise.report.facts import Facts as Facts
 from counterpoise.report.names import plain
 
@@ -50,6 +50,8 @@ def render(facts: Mapping[str, Any]) -> str:
         hero=_hero(facts.get("verdict", {})),
         forests=_forests(facts.get("verdict", {})),
         tail=_tail(facts.get("confusion", {})),
+        laid=[_laid(each) for each in facts.get("maps", ())],
+        mixtures=[_mixed(each, facts.get("sheets", {})) for each in facts.get("mixtures", ())],
         prior=_prior(facts.get("prior", {})),
         shown=_galleries(facts.get("galleries", ())),
         many=figures.MANY,
@@ -142,6 +144,29 @@ def _prior(prior: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _laid(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A map with its panels drawn, all in one window."""
+    real, classes = found["real"], found["classes"]
+    window = scatter.Window(real["xy"], [panel["samples"]["xy"] for panel in found["panels"]])
+    panels = []
+    for panel in found["panels"]:
+        made = panel["samples"]
+        alt = f"{panel['synthesis']}: {len(made['xy'])} samples as dots among {len(real['xy'])} real images as rings"
+        alt += f" on two axes. In colour: {', '.join(classes)}."
+        drawing = scatter.scatter(real, made, window, len(classes), alt)
+        # An XML serialiser wrote it, which escaped every name.
+        panels.append({**panel, "drawing": Markup(drawing), "outside": window.outside(made["xy"])})  # noqa: S704
+    every = [label for points in (real, *(panel["samples"] for panel in panels)) for label in points["label"]]
+    return {**found, "panels": panels, "others": -1 in every}
+
+
+def _mixed(found: Mapping[str, Any], sheets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """A latent mixture, the use of its components as a table, and its pictures as data: URIs."""
+    mine = sheets.get(found["syntheses"][0], {})
+    uris = {name: pictures.uri(mine[name]) for name in ("reconstructions", "components") if name in mine}
+    return {**found, **uris, "lines": mine.get("lines", []), "use": _prior(found["use"])}
+
+
 def _galleries(galleries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Galleries with their pictures as data: URIs, until the page has its share of bytes."""
     made: list[dict[str, Any]] = []
@@ -209,6 +234,7 @@ def _environment() -> jinja2.Environment:
         "recalls_figure": figures.recalls,
         "forest": figures.forest,
         "cells": figures.cells,
+        "descent": figures.descent,
         "stacks": figures.stacks,
         "markup": Markup,
         "listed": LISTED,

@@ -1,4 +1,7 @@
-"""From what `measure` wrote of each lot to the rows of one table: means over the draws, and warnings said once."""
+"""From what `measure` wrote of each lot to the rows of a table: means over the draws, and warnings said once.
+
+Features of one space are no measure for those of another, so every space has tables of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,18 @@ BANDS = ("all", "many", "medium", "few", "rarest")  # a draw has some of them
 AGAINST = {"val": "validation images", "train": "training images"}
 
 
-def quality(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Facts (`report.facts.Quality`) from the measures of every synthesis, a list with one entry per draw."""
-    lots = [lot for draws in found.values() for lot in draws]
-    if not lots:
-        return {}
+def quality(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Facts (`report.facts.Quality`, one per space) from the measures of every synthesis, a list with one per draw."""
+    spaces = dict.fromkeys(lot["space"] for draws in found.values() for lot in draws)
+    return [
+        _quality(space, {name: draws for name, draws in found.items() if draws[0]["space"] == space})
+        for space in spaces
+    ]
+
+
+def _quality(space: str, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     return {
-        "space": lots[0]["space"],
+        "space": space,
         "draws": max(len(draws) for draws in found.values()),
         "tables": [{"against": words, "rows": _rows(found, side)} for side, words in AGAINST.items()],
         "notes": _notes(found),

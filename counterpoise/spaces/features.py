@@ -1,4 +1,8 @@
-"""The feature space of a frozen backbone: what is kept of an image is one vector, computed once."""
+"""The feature space of a frozen backbone: what is kept of an image is one vector, computed once.
+
+The vector is what the backbone's own classifier would see, or its last feature map laid out in one row. Bringing it down
+to its principal components, those of the training rows, is the business of spaces/projection.py.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,10 @@ class Frozen:
     backbone: str
     revision: str | None = None
     size: Annotated[int, Field(ge=16)] | None = None  # input resolution; None: what the backbone was made for
+    maps: bool = False  # what comes before the last pooling, flattened, instead of one vector
+    components: Annotated[int, Field(ge=1)] | None = (
+        None  # principal components kept; None: features as they are
+    )
     frozen: ClassVar[bool] = True
 
     def encode(self, pixels: np.ndarray, batch: int = 32) -> np.ndarray:
@@ -44,6 +52,8 @@ class Frozen:
         """The backbone with this head as a transformers folder; False where there is no such form."""
         from counterpoise.nets.export import export
 
+        if self.maps:  # its classifier sees pooled features
+            return False
         return export(self.backbone, head, labels, out, revision=self.revision, size=self.size)
 
     def _backbone(self) -> Backbone:
@@ -57,4 +67,4 @@ def _opened(space: Frozen, state: tuple[tuple[str, int], ...]) -> Backbone:
     """`state` is not read: a folder whose files changed is opened anew."""
     from counterpoise.nets.backbones import open_backbone
 
-    return open_backbone(space.backbone, revision=space.revision, size=space.size)
+    return open_backbone(space.backbone, revision=space.revision, size=space.size, maps=space.maps)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from counterpoise.delivery import CARD, write_folder
+from counterpoise.classifiers.heads import LinearHead
+from counterpoise.delivery import CARD, ENCODER, copy_files, write_folder
 from counterpoise.metrics.calibration import fit_temperature
+from counterpoise.nets.export import put_folder
 from counterpoise.stages.stage import Step
-from counterpoise.study import Study
+from counterpoise.study import Lot, Study
 from counterpoise.trials import file_of
 from counterpoise.types import describe
 
@@ -21,10 +23,22 @@ def deliver(study: Study, unit: str) -> None:
     temperature = fit_temperature(file.val_logits(trial, arm), study.labels("val"), balanced=True)
     head, facts, network = file.head(trial, arm), study.facts, study.recipe.network
     arrays = {f"head/{name}": value for name, value in head.save().items()}
-    net, folder = file.network(study, trial), (study.run / unit).parent
+    net, folder, draw = file.network(study, trial), (study.run / unit).parent, study.draw_of(trial)
+    whole: LinearHead | None = head  # on what the network gives
+    encoder = None
+    if study.own_space(fit.synthesis):
+        lot = Lot(str(fit.synthesis), draw)
+        encoder, whole = describe(study.synthesis(lot.synthesis).generator), None
+        put_folder(folder / ENCODER, lambda to: copy_files(study.run / study.generator_of(lot), to))
+    if study.projected:
+        project = study.projection(draw)
+        arrays |= {f"projection/{name}": value for name, value in project.arrays().items()}
+        whole = None if whole is None else whole.after(project.mean, project.basis)
     # A backbone goes along as a transformers folder where there is such a form: then nothing else is needed.
-    exported = hasattr(network, "export") and network.export(
-        head, facts["classes"], folder / "transformers", net
+    exported = (
+        whole is not None
+        and hasattr(network, "export")
+        and network.export(whole, facts["classes"], folder / "transformers", net)
     )
     if net is not None and not exported:
         arrays |= {f"net/{name}": value for name, value in file.arrays(f"{trial}/net/").items()}
@@ -35,6 +49,7 @@ def deliver(study: Study, unit: str) -> None:
         "validation_balanced_accuracy": validation[trial],
         "temperature": temperature,
         "network": describe(network),
+        "encoder": encoder,
         "transformers": exported,
         "cosine": bool(fit.loss.cosine),
         "size": facts["size"],

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from counterpoise import tables
 from counterpoise.classifiers.training import features_of
 from counterpoise.data.pixels import Rows
-from counterpoise.encoding import encode_unit
+from counterpoise.encoding import encode_codes, encode_unit
 from counterpoise.metrics.accuracy import SLICES, measure, per_class, slices
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.metrics.verdict import decide
@@ -39,15 +39,15 @@ def _predictions(unit: str) -> str:
 
 def predict(study: Study, unit: str) -> None:
     source = next(u for fit in study.recipe.fits for u in study.trial_units(fit) if _predictions(u) == unit)
-    file, fit = TrialFile(study.run, source), unit.split("/")[1]
+    file, fit = TrialFile(study.run, source), study.recipe.fit(unit.split("/")[1])
     manifest = study.manifest("test")
     labels = study.labels("test")
-    vectors = study.vectors("test")
     made = []
     for trial in study.trials_in(source):
         net = file.network(study, trial)
+        vectors = study.vectors("test", study.draw_of(trial), fit.synthesis)
         features = vectors if net is None else features_of(net, Rows.of(vectors)).numpy()
-        for arm in study.recipe.arms_of(fit):
+        for arm in study.recipe.arms_of(fit.name):
             logits = file.head(trial, arm.name).logits(features)
             temperature = fit_temperature(
                 file.val_logits(trial, arm.name), study.labels("val"), balanced=True
@@ -172,6 +172,7 @@ def judge(study: Study, unit: str) -> None:
 
 STEPS = (
     Step(encodings, encode_unit),
+    Step(lambda study: study.code_units("test"), encode_codes),
     Step(units, predict),
     Step(lambda study: ["metrics.json"], summarise),
     Step(lambda study: ["verdict.json"], judge),

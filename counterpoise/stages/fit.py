@@ -1,31 +1,36 @@
-"""fit: reads train and the pool, writes the generator's weights. A generator without any has no unit here."""
+"""fit: reads train and the pool, writes the generator's weights. A generator without any has no unit here.
+
+Rows of a study as a generator with a space of its own sees them are written down once, behind its weights.
+"""
 
 from __future__ import annotations
 
+from counterpoise.encoding import encode_codes
 from counterpoise.generators.generator import Lesson
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, rows_of
+from counterpoise.study import Lot, Study, real_of
 
 
 def units(study: Study) -> list[str]:
-    return [
-        f"{lot.generator}/done.json"
-        for lot in study.lots()
-        if study.synthesis(lot.synthesis).generator.learns
-    ]
+    learning = [lot for lot in study.lots() if study.synthesis(lot.synthesis).generator.learns]
+    return list(dict.fromkeys(f"{study.generator_of(lot)}/done.json" for lot in learning))
 
 
 def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
-    rows, labels, groups, _ = rows_of(study, lot.draw, None)
-    out = study.run / lot.generator
+    rows, labels, groups = real_of(study, lot.draw)
+    out = study.run / study.generator_of(lot)
     out.mkdir(parents=True, exist_ok=True)
     hear = lambda share: study.run.tell(unit, share)  # noqa: E731
-    lesson = Lesson(rows, labels, groups, study.classes, study.pool(), hear)
+    lesson = Lesson(rows, labels, groups, study.classes, study.pool(lot.draw), hear)
     # Seeds name the draw, not the synthesis: two generators that differ in one setting share their luck.
     seed = study.seed("generator", lot.draw)
     study.synthesis(lot.synthesis).generator.fit(lesson, out, seed)
     study.run.put_json(unit, {"seed": seed})
 
 
-STEPS = (Step(units, work),)
+def codes(study: Study) -> list[str]:
+    return [unit for role in ("train", "val", "pool") for unit in study.code_units(role)]
+
+
+STEPS = (Step(units, work), Step(codes, encode_codes))

@@ -26,8 +26,10 @@ def work(study: Study, unit: str) -> None:
     plan = study.run.table(lot.plan)
     rows = plan.filter(np.asarray(plan["shard"]) == int(Path(unit).stem)).to_pylist()
     generator = study.synthesis(lot.synthesis).generator
-    sample = generator.load(study.run / lot.generator, Context(real_rows(study)))
-    like = study.vectors("train")  # samples are of the same kind as real rows, also where none could be made
+    sample = generator.load(study.run / study.generator_of(lot), Context(real_rows(study, lot.draw)))
+    like = study.vectors(
+        "train", lot.draw, lot.synthesis
+    )  # samples are of the same kind as real rows, also where none could be made
     shape, dtype = like.shape[1:], like.dtype
     made: list[dict] = []
     for batch in micro_batches(rows, study.recipe.rows_per_batch):
@@ -54,9 +56,9 @@ def micro_batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
         yield from (members[start : start + size] for start in range(0, len(members), size))
 
 
-def real_rows(study: Study) -> Callable[[Sequence[str]], np.ndarray]:
+def real_rows(study: Study, draw: int) -> Callable[[Sequence[str]], np.ndarray]:
     """Training rows by id, read as they are asked for."""
-    vectors = study.vectors("train")
+    vectors = study.vectors("train", draw)
     place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}
     return lambda ids: np.stack([np.asarray(vectors[place[name]]) for name in ids])
 

@@ -1,14 +1,16 @@
 """measure: reads train, val, the teacher and the kept samples; writes how far the samples are from real images.
 
 Features are what the plain classifier of trial D, for draw D, hands to its last layer; on a frozen backbone they are
-the cached ones. That classifier has seen the training rows, so the reference is validation. Training rows stand beside
-it, as a reference of their own (what is as close to them as they are to one another may be copied) and as samples to be
-measured (what a classifier's own training images score). Test images are not opened.
+the cached ones, and samples that are codes of their generator's own encoder are held against codes. That classifier
+has seen the training rows, so the reference is validation. Training rows stand beside it, as a reference of their own
+(what is as close to them as they are to one another may be copied) and as samples to be measured (what a classifier's
+own training images score). Some rows of the first draw are laid out on two axes. Test images are not opened.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,56 +19,103 @@ from counterpoise.classifiers.training import features_of
 from counterpoise.data.pixels import Rows
 from counterpoise.metrics.accuracy import shot_bins
 from counterpoise.metrics.fidelity import by_band, some_of
+from counterpoise.metrics.projection import flat_map, rows_to_show
 from counterpoise.recipe import Fit
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study
 from counterpoise.trials import TrialFile
 
 MOST = 2048  # rows of a side, evenly from all classes that were made: the cost stays far below that of one training
+RARE = 6  # classes that the map tells apart
 
 Encoder = Callable[[Rows], np.ndarray]  # => features (n, d) float32
 
 
 def units(study: Study) -> list[str]:
     """One for each lot that some trial trains on."""
-    lots = study.lots() if study.frozen or _plain(study) else []
-    return [f"fidelity/{lot.place}.json" for lot in lots if lot.draw < study.recipe.trials.n]
+    return [
+        f"fidelity/{lot.place}.json"
+        for lot in study.lots()
+        if lot.draw < study.recipe.trials.n and (_vectors(study, lot) or _plain(study))
+    ]
 
 
 def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
-    space = study.recipe.network.backbone if study.frozen else _plain(study)[0].name
-    study.run.put_json(unit, measured(study, lot, _encoder(study, lot.draw)) | {"space": space})
+    encode = _encoder(study, lot)
+    found = {"space": _space(study, lot)} | measured(study, lot, encode)
+    if lot.draw == 0:
+        found["map"] = mapped(study, lot, encode)
+    study.run.put_json(unit, found)
 
 
 def measured(study: Study, lot: Lot, encode: Encoder) -> dict[str, Any]:
     """The kept samples of a lot held against validation and train, in these features."""
     seed = study.seed("measure", lot.place)
-    samples, selection = study.kept(lot)
-    order = study.draw_rows(lot.draw)
-    labels = {
-        "samples": selection["label"].to_numpy().astype(np.int64),
-        "val": study.labels("val"),
-        "train": study.labels("train")[order],
-    }
-    rows = {
-        "samples": Rows.of(samples),
-        "val": Rows.of(study.vectors("val")),
-        "train": Rows.of(study.vectors("train"), order=order),
-    }
+    rows, labels = _sides(study, lot)
     made = np.unique(labels["samples"]).tolist()
     sizes = dict.fromkeys(made, MOST // max(len(made), 1) or 1)
     sides = {}
     for side in rows:
         picked = some_of(labels[side], sizes, seed)
-        sides[side] = (encode(Rows(rows[side].arrays, rows[side].order[picked])), labels[side][picked])
+        sides[side] = (encode(_some(rows[side], picked)), labels[side][picked])
 
     bands = shot_bins(study.counts(lot.draw))
     return {
-        "kept": len(samples),
+        "kept": len(rows["samples"]),
         **{against: by_band(*sides["samples"], *sides[against], bands, seed) for against in ("val", "train")},
         "train_against_val": by_band(*sides["train"], *sides["val"], bands, seed),
     }
+
+
+def mapped(study: Study, lot: Lot, encode: Encoder) -> dict[str, Any]:
+    """Real rows, of training and validation, and kept samples on two axes. Lots of one space share the real rows."""
+    counts, seed = study.counts(lot.draw), study.seed("map", lot.draw)
+    rarest = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 0][:RARE]
+    rows, labels = _sides(study, lot)
+    (val,), (train,) = rows["val"].arrays, rows["train"].arrays
+    rows["real"] = Rows.of(
+        val, train, order=np.concatenate([rows["val"].order, len(val) + rows["train"].order])
+    )
+    labels["real"] = np.concatenate([labels["val"], labels["train"]])
+    features, shown = {}, {}
+    for side in ("real", "samples"):
+        sizes = rows_to_show(np.bincount(labels[side], minlength=len(counts)), rarest)
+        picked = some_of(labels[side], sizes, seed)
+        features[side], shown[side] = encode(_some(rows[side], picked)), labels[side][picked].tolist()
+    found = flat_map(features["real"], features["samples"], seed)
+    return {
+        "method": found.method,
+        "share": found.share,
+        "rarest": rarest,
+        "real": {"xy": found.real.astype(np.float64).round(3).tolist(), "label": shown["real"]},
+        "samples": {"xy": found.samples.astype(np.float64).round(3).tolist(), "label": shown["samples"]},
+    }
+
+
+def _sides(study: Study, lot: Lot) -> tuple[dict[str, Rows], dict[str, np.ndarray]]:
+    samples, selection = study.kept(lot)
+    order = study.draw_rows(lot.draw)
+    rows = {
+        "samples": Rows.of(samples),
+        "val": Rows.of(study.vectors("val", lot.draw, lot.synthesis)),
+        "train": Rows.of(study.vectors("train", lot.draw, lot.synthesis), order=order),
+    }
+    labels = {
+        "samples": selection["label"].to_numpy().astype(np.int64),
+        "val": study.labels("val"),
+        "train": study.labels("train")[order],
+    }
+    return rows, labels
+
+
+def _some(rows: Rows, picked: np.ndarray) -> Rows:
+    return Rows(rows.arrays, rows.order[picked])
+
+
+def _vectors(study: Study, lot: Lot) -> bool:
+    """Whether the rows of a lot are features themselves."""
+    return study.frozen or study.own_space(lot.synthesis)
 
 
 def _plain(study: Study) -> list[Fit]:
@@ -74,11 +123,17 @@ def _plain(study: Study) -> list[Fit]:
     return [fit for fit in study.recipe.fits if fit.synthesis is None]
 
 
-def _encoder(study: Study, draw: int) -> Encoder:
-    if study.frozen:
+def _space(study: Study, lot: Lot) -> str:
+    if study.own_space(lot.synthesis):
+        return f"codes of {Lot.of(study.generator_of(lot)).synthesis}"
+    return Path(study.recipe.network.backbone).name if study.frozen else _plain(study)[0].name
+
+
+def _encoder(study: Study, lot: Lot) -> Encoder:
+    if _vectors(study, lot):
         return lambda rows: rows.raw(np.arange(len(rows)))
-    unit = study.trial_units(_plain(study)[0])[draw]  # trial D is the first to use draw D
-    net = TrialFile(study.run, unit).network(study, draw)
+    unit = study.trial_units(_plain(study)[0])[lot.draw]  # trial D is the first to use draw D
+    net = TrialFile(study.run, unit).network(study, lot.draw)
     assert net is not None
     return lambda rows: features_of(net, rows).numpy()
 

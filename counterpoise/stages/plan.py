@@ -7,7 +7,7 @@ import numpy as np
 from counterpoise import tables
 from counterpoise.proposals.pairings import TrainRows
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, flat, rows_of
+from counterpoise.study import Lot, Study, flat, real_of
 
 
 def units(study: Study) -> list[str]:
@@ -17,7 +17,7 @@ def units(study: Study) -> list[str]:
 def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
     synthesis = study.synthesis(lot.synthesis)
-    rows, labels, groups, _ = rows_of(study, lot.draw, None)
+    rows, labels, groups = real_of(study, lot.draw, lot.synthesis)
     ids = np.array(study.manifest("train")["id"].to_pylist())[study.draw_rows(lot.draw)]
     wanted = synthesis.budget(np.bincount(labels, minlength=len(study.classes)))
     # Seeds name the draw and the round, not the synthesis: two generators fed the same plan share their luck.

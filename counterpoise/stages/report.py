@@ -13,7 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from counterpoise.generators.latent_facts import COMPONENTS, RECONSTRUCTIONS, SHOWN_CLASSES, SUMMARY
 from counterpoise.metrics.accuracy import confusion, shot_bins, slices
+from counterpoise.report.maps import maps
+from counterpoise.report.mixture import mixture
 from counterpoise.report.outcome import outcome
 from counterpoise.report.page import render
 from counterpoise.report.quality import quality
@@ -46,7 +49,9 @@ def facts_of(study: Study) -> dict[str, Any]:
         "recalls": _recalls(study, metrics, verdict["plain"], after),
         "confusion": _confusion(study, [verdict["plain"], after]),
         "funnel": _funnel(study),
-        "quality": _quality(study),
+        "maps": _maps(study),
+        "quality": quality(_measures(study)),
+        "mixtures": _mixtures(study),
         "prior": _prior(study),
         "cost": _cost(study),
         "reproduce": _reproduce(study),
@@ -176,13 +181,41 @@ def _funnel(study: Study) -> list[dict[str, Any]]:
     return found
 
 
-def _quality(study: Study) -> dict[str, Any]:
-    """What `measure` found, by synthesis; empty where it had nothing to measure."""
+def _measures(study: Study) -> dict[str, list[Any]]:
+    """What `measure` found, by synthesis; empty where there was nothing to measure."""
     found: dict[str, list[Any]] = {}
     for lot in study.lots():
         if study.run.has(unit := f"fidelity/{lot.place}.json"):
             found.setdefault(lot.synthesis, []).append(study.run.json(unit))
-    return quality(found)
+    return {name: draws for name, draws in found.items() if any(draw["kept"] for draw in draws)}
+
+
+def _maps(study: Study) -> list[dict[str, Any]]:
+    first = {name: draws[0] for name, draws in _measures(study).items()}
+    return maps(first, study.classes, study.counts().tolist())
+
+
+def _fitted(study: Study) -> dict[Path, list[str]]:
+    """The folders of the fitted latent mixtures of the first draw, each with the syntheses it makes samples for."""
+    found: dict[Path, list[str]] = {}
+    for item in study.recipe.synthesis:
+        folder = study.run / study.generator_of(Lot(item.name, 0))
+        # An encoder that was trained without its mixture has none to judge.
+        if (folder / SUMMARY).exists() and item.generator.mixture:
+            found.setdefault(folder, []).append(item.name)
+    return found
+
+
+def _mixtures(study: Study) -> list[dict[str, Any]]:
+    made = []
+    for folder, names in _fitted(study).items():
+        summary, log = json.loads((folder / SUMMARY).read_text()), folder / "log.jsonl"
+        made.append(mixture(names, summary, _lines(log), study.classes, study.counts().tolist()))
+    return made
+
+
+def _lines(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
 def _prior(study: Study) -> dict[str, Any]:
@@ -199,11 +232,7 @@ def _prior(study: Study) -> dict[str, Any]:
 
 
 def _cost(study: Study) -> dict[str, Any]:
-    log = (
-        [json.loads(line) for line in (study.run / "log.jsonl").read_text().splitlines()]
-        if study.run.has("log.jsonl")
-        else []
-    )
+    log = _lines(study.run / "log.jsonl")
     stages: dict[str, float] = {}
     for row in log:
         stages[row["stage"]] = stages.get(row["stage"], 0.0) + row["seconds"]
@@ -248,13 +277,14 @@ def _reproduce(study: Study) -> dict[str, Any]:
 
 def galleries(study: Study) -> list[dict[str, Any]]:
     """Real and synthetic pictures of the rarest classes, the nearest real image under each synthetic one."""
-    if study.frozen or not study.recipe.synthesis:
+    pictures = [item.name for item in study.recipe.synthesis if not study.own_space(item.name)]
+    if study.frozen or not pictures:
         return []
     counts = study.counts()
     rarest = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 0][:GALLERY_CLASSES]
     pixels, labels, order = study.pixels("train"), study.labels("train"), study.draw_rows(0)
     place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}
-    last = study.recipe.synthesis[-1].name
+    last = pictures[-1]
     made = list(_samples(study, Lot(last, 0)))
     found = []
     for label in rarest:
@@ -303,12 +333,26 @@ def _samples(study: Study, lot: Lot):  # type: ignore[no-untyped-def]
                 }
 
 
+def sheets(study: Study) -> dict[str, dict[str, Any]]:
+    """What a latent mixture over pictures has drawn of itself."""
+    return {
+        names[0]: {
+            "reconstructions": (folder / RECONSTRUCTIONS).read_bytes(),
+            "components": (folder / COMPONENTS).read_bytes(),
+            "lines": study.classes[:SHOWN_CLASSES],
+        }
+        for folder, names in _fitted(study).items()
+        if (folder / COMPONENTS).exists()
+    }
+
+
 def write_facts(study: Study, unit: str) -> None:
     study.run.put_json(unit, facts_of(study))
 
 
 def write_page(study: Study, unit: str) -> None:
-    page = render(study.run.json("report.json") | {"galleries": galleries(study)})
+    pictures = {"galleries": galleries(study), "sheets": sheets(study)}
+    page = render(study.run.json("report.json") | pictures)
     study.run.put_bytes(unit, page.encode())
 
 

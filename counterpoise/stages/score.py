@@ -10,7 +10,7 @@ import numpy as np
 from counterpoise import tables
 from counterpoise.scores.duplicates import Batch
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, flat, rows_of, samples_in
+from counterpoise.study import Lot, Study, flat, real_of, samples_in
 
 
 def calibrations(study: Study) -> list[str]:
@@ -58,7 +58,7 @@ def _score(study: Study, lot: Lot, unit: str) -> Any:
 
 
 def _real(study: Study, lot: Lot) -> np.ndarray:
-    rows, _, _, _ = rows_of(study, lot.draw, None)
+    rows, _, _ = real_of(study, lot.draw, lot.synthesis)
     return flat(rows.raw(np.arange(len(rows))))
 
 

@@ -43,7 +43,7 @@ def work(study: Study, unit: str) -> None:
         "row": [int(r) if reason is None else None for r, reason in zip(row, drop, strict=True)],
     }
     kept = {i for i, reason in zip(columns["request_id"].to_pylist(), drop, strict=True) if reason is None}
-    _write_kept(study, lot.kept, files, kept)
+    _write_kept(study, lot, files, kept)
     funnel = {
         "asked": len(plan),
         "made": len(plan) - len(failed),
@@ -53,10 +53,10 @@ def work(study: Study, unit: str) -> None:
     study.run.put_table(unit, tables.table(tables.SELECTION, columns, {"funnel": funnel}))
 
 
-def _write_kept(study: Study, name: str, files: list[str], kept: set[str]) -> None:
+def _write_kept(study: Study, lot: Lot, files: list[str], kept: set[str]) -> None:
     """The kept samples in plan order, copied shard by shard: memory holds one shard."""
-    like = study.vectors("train")
-    with study.run.building_array(name, (len(kept), *like.shape[1:]), str(like.dtype)) as out:
+    like = study.vectors("train", lot.draw, lot.synthesis)
+    with study.run.building_array(lot.kept, (len(kept), *like.shape[1:]), str(like.dtype)) as out:
         at = 0
         for file in files:
             x, ids = samples_in(study.run, file)

@@ -5,7 +5,7 @@ Arms that learn from the pool come in a step of their own: their labels are thos
 
 from __future__ import annotations
 
-from counterpoise.encoding import BACKBONE, backbone_unit, encode_unit
+from counterpoise.encoding import BACKBONE, backbone_unit, encode_unit, project_unit
 from counterpoise.recipe import Fit
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
@@ -18,6 +18,10 @@ def backbone(study: Study) -> list[str]:
 
 def encodings(study: Study) -> list[str]:
     return [unit for role in ("train", "val", "pool") for unit in study.feature_units(role)]
+
+
+def projections(study: Study) -> list[str]:
+    return [study.projection_unit(d) for d in range(study.recipe.trials.draws)] if study.projected else []
 
 
 def units(study: Study) -> list[str]:
@@ -35,6 +39,7 @@ def _fits(study: Study) -> list[Fit]:
 STEPS = (
     Step(backbone, backbone_unit),
     Step(encodings, encode_unit),
+    Step(projections, project_unit),
     Step(units, make_trials),
     Step(units_with_pool, make_trials),
 )

@@ -123,6 +123,22 @@ def test_of_several_candidates_that_help_validation_picks():
     assert found["family"]["arms"] == ["interpolate", "mixture", "noise"]
 
 
+def test_as_many_candidates_claim_as_the_trials_can_decide_and_validation_says_which():
+    """Two slices: seven pairs decide three comparisons at most, so that one candidate of three can claim; ten, all."""
+    roles = ROLES | {"mixture": "candidate", "noise": "candidate"}
+    gains = {"ce": 0, "balanced_softmax": 5, "copies": 0, "interpolate": 8, "mixture": 9, "noise": 3}
+    few = {name: range(7) for name in FRESH}
+    found = study(gains, roles, seeds=few)
+    assert found["family"]["arms"] == ["mixture"]
+    assert row(found, "mixture")["verdict"] == "helps"
+    assert row(found, "interpolate")["verdict"] is None, "described: it has a difference and an interval"
+    assert row(found, "interpolate")["low"] > 0
+    assert "interpolate" not in found["as_good"], "a cheap arm is, a candidate never"
+    assert study(gains, roles)["family"]["arms"] == ["interpolate", "mixture", "noise"]
+    worst_on_validation = study(gains, roles, {"mixture": np.zeros(7)}, seeds=few)
+    assert worst_on_validation["family"]["arms"] == ["interpolate"]
+
+
 def test_without_candidates_cheap_arms_are_held_against_the_plain_one():
     found = study({"ce": 0, "balanced_softmax": 5, "copies": 0}, CHEAP)
     assert found["family"]["against"] == "ce"

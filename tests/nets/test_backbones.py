@@ -36,6 +36,17 @@ def tiny(kind: str):
             embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **common
         )
         return transformers.ResNetForImageClassification(config)
+    if kind == "swin":
+        config = transformers.SwinConfig(
+            image_size=SIZE,
+            patch_size=4,
+            embed_dim=8,
+            depths=[1, 1],
+            num_heads=[2, 2],
+            window_size=2,
+            **common,
+        )
+        return transformers.SwinForImageClassification(config)
     if kind == "convnext":
         config = transformers.ConvNextConfig(hidden_sizes=[8, 16], depths=[1, 1], num_stages=2, **common)
         return transformers.ConvNextForImageClassification(config)
@@ -140,6 +151,43 @@ def test_a_replaced_classifier_opens_in_transformers(tmp_path, kind, dim):
     assert net.config.id2label == dict(enumerate(labels))
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".json", ".safetensors"}
     assert not replace_classifier(str(folder), weight[:, 1:], bias, labels, tmp_path / "no"), "another width"
+
+
+#: What the features of a network are when its last map is pooled: maps (b, positions, d) => (b, d).
+POOLED = {
+    "mobilenet": ((1280, 1), lambda maps: maps.mean(2)),
+    "resnet": ((16, 16), lambda maps: maps.mean(2)),
+    "swin": ((16, 16), lambda maps: maps.mean(1)),
+    "dinov2": ((16, 24), lambda maps: maps.mean(1)),
+}
+
+
+@pytest.mark.parametrize("kind", POOLED)
+def test_maps_are_what_is_pooled(tmp_path, kind):
+    folder = str(saved(kind, tmp_path))
+    vectors, maps = open_backbone(folder), open_backbone(folder, maps=True)
+    shape, pool = POOLED[kind]
+    found = maps(pictures())
+    assert found.shape == (4, shape[0] * shape[1]) == (4, maps.dim)
+    pooled = pool(found.view(4, *shape))
+    np.testing.assert_allclose(vectors(pictures())[:, -pooled.shape[1] :], pooled, atol=1e-5)
+    assert maps.digest != vectors.digest
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip", "clip-vision"])
+def test_tokens_are_those_of_patches_only(tmp_path, kind):
+    backbone = open_backbone(str(saved(kind, tmp_path)), maps=True)
+    net = tiny(kind).eval().base_model
+    x = (pictures().permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+    with torch.no_grad():
+        last = getattr(net, "vision_model", net)(pixel_values=x).last_hidden_state
+    assert last.shape == (4, 17, 24), "a class token and 4 x 4 patches"
+    np.testing.assert_allclose(backbone(pictures()), last[:, 1:].flatten(1), atol=1e-5)
+
+
+def test_maps_are_refused_where_there_are_none():
+    with pytest.raises(Refusal, match="transformers backbones only"):
+        open_backbone("timm:resnet18", maps=True)
 
 
 def test_preprocessing_resizes_and_takes_grey(tmp_path):

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
-from counterpoise.proposals.pairings import Neighbours, SameClass, TrainRows
+from counterpoise.proposals.pairings import FromLarger, FromNoise, Neighbours, SameClass, TrainRows
 
-PAIRINGS = [SameClass(), Neighbours(), Neighbours(kind="adasyn"), Neighbours(k=1)]
+PAIRINGS = [SameClass(), Neighbours(), Neighbours(kind="adasyn"), Neighbours(k=1), FromLarger()]
 
 
 def train_rows(sizes, seed=0, groups=True):
@@ -34,7 +34,8 @@ def test_contract(pairing, sizes, n, seed):
     assert np.bincount(plan["label"].to_numpy(), minlength=len(sizes)).tolist() == wanted.tolist()
     label_of = dict(zip(train.ids, train.labels, strict=True))
     for row in plan.to_pylist():
-        assert label_of[row["source_id"]] == row["label"]
+        assert label_of[row["source_id"]] == row["source_label"]
+        assert row["source_label"] == row["label"] or isinstance(pairing, FromLarger)
         if row["partner_id"] is not None:
             assert label_of[row["partner_id"]] == row["label"]
             assert row["partner_id"] != row["source_id"]
@@ -86,3 +87,85 @@ def test_adasyn_spreads_as_imbalanced_learn_does():
     ours = np.array([plan["source_id"].to_pylist().count(name) for name in train.ids[40:]])
     assert np.abs(ours - expected).max() <= 1
     assert ours.sum() == 60, "we meet the budget; ADASYN rounds"
+
+
+# --- from larger classes ----------------------------------------------------------------------------------------
+
+
+def spread_out(sizes=(20, 12, 6, 3), at=(0.0, 9.0, 5.0, 6.0)):
+    """Classes on a line; the last is nearest to 2, then 1, then 0. A second dimension is large and says nothing."""
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    line = np.array(at)[labels] + rng.normal(0, 0.05, len(labels))
+    vectors = np.stack([line, 1000 * rng.normal(size=len(labels))], 1).astype(np.float32)
+    return TrainRows(np.array([f"row{i}" for i in range(len(labels))]), labels, None, vectors)
+
+
+@pytest.mark.parametrize(
+    ("neighbours", "sources"), [(1, {2}), (2, {2, 1}), (3, {2, 1, 0}), (9, {2, 1, 0}), (None, {2, 1, 0})]
+)
+def test_from_larger_uses_the_nearest_of_the_larger_classes(neighbours, sources):
+    train = spread_out()
+    train.vectors[:, 1] -= np.array([train.vectors[train.labels == c, 1].mean() for c in range(4)])[
+        train.labels
+    ]
+    plan = FromLarger(neighbours=neighbours, strength=0.5)(np.array([0, 0, 0, 60]), train, 7)
+    label_of = dict(zip(train.ids, train.labels, strict=True))
+    assert set(plan["source_label"].to_pylist()) == sources
+    assert all(label_of[row["source_id"]] == row["source_label"] for row in plan.to_pylist())
+    assert set(plan["label"].to_pylist()) == {3}
+    assert set(plan["strength"].to_pylist()) == {0.5}
+    used = np.unique(plan["source_id"].to_pylist(), return_counts=True)[1]
+    assert used.max() - used.min() <= 1
+    assert len(used) == min(60, np.isin(train.labels, list(sources)).sum())
+
+
+def test_the_units_of_a_dimension_do_not_decide_who_is_near():
+    train = spread_out()
+    train.vectors[:, 0] *= 1e-6  # still the only dimension in which the classes differ
+    train.vectors[:, 1] = np.random.default_rng(0).permutation(train.vectors[:, 1]) * 0.2
+    train.vectors[:, 1] -= np.array([train.vectors[train.labels == c, 1].mean() for c in range(4)])[
+        train.labels
+    ]
+    plan = FromLarger(neighbours=1)(np.array([0, 0, 0, 6]), train, 0)
+    assert set(plan["source_label"].to_pylist()) == {2}
+
+
+def test_the_largest_class_and_its_equals_start_from_their_own_rows():
+    train = train_rows([6, 6, 2])
+    plan = FromLarger()(np.array([4, 4, 4]), train, 0)
+    for row in plan.to_pylist():
+        assert row["source_label"] in ([row["label"]] if row["label"] < 2 else [0, 1])
+
+
+def test_a_class_without_rows_can_still_be_asked_for():
+    train = train_rows([6, 3])
+    plan = FromLarger(neighbours=1)(np.array([0, 0, 5]), train, 0)
+    assert plan["label"].to_pylist() == [2] * 5
+    assert None not in plan["source_id"].to_pylist()
+
+
+def test_constant_vectors_are_no_reason_to_fail():
+    train = train_rows([6, 3])
+    train.vectors[:] = 7
+    assert len(FromLarger()(np.array([0, 5]), train, 0)) == 5
+
+
+def test_strength_is_a_setting_and_nothing_else_of_the_plan_changes():
+    train = train_rows([9, 4])
+    still, moved = (SameClass(strength=s)(np.array([0, 7]), train, 3) for s in (0.0, 0.25))
+    assert set(moved["strength"].to_pylist()) == {0.25}
+    assert still.drop_columns("strength").equals(moved.drop_columns("strength"))
+
+
+def test_the_plan_of_a_seed_stays_what_it_was():
+    """Request ids and seeds are in runs that exist."""
+    plan = FromNoise()(np.array([1, 2]), train_rows([3, 2]), 11)
+    assert plan["request_id"].to_pylist() == [
+        "0000000b-00000-0000000",
+        "0000000b-00001-0000000",
+        "0000000b-00001-0000001",
+    ]
+    assert plan["seed"].to_pylist() == [6035736137748369927, 1572083863835793369, 1963401264837332903]
+    sources = SameClass()(np.array([2, 3]), train_rows([3, 2]), 11)["source_id"].to_pylist()
+    assert sources == ["row2", "row0", "row3", "row4", "row3"]

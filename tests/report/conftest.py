@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from counterpoise.report import page
@@ -83,6 +85,85 @@ def verdict(rng: np.random.Generator) -> dict[str, Any]:
         "slices": SLICES,
         "rows": rows,
     }
+
+
+def maps(names: list[str], train: list[int]) -> list[dict[str, Any]]:
+    rng = np.random.Generator(np.random.PCG64(8))
+    centres = rng.normal(size=(10, 2)) * 4
+
+    def points(labels: list[int]) -> dict[str, Any]:
+        xy = centres[labels] + rng.normal(size=(len(labels), 2))
+        return {"xy": xy.round(3).tolist(), "label": [9 - k if k > 3 else -1 for k in labels]}
+
+    real = points([k for k in range(10) for _ in range(25)])
+    made = [points([k for k in range(1, 10) for _ in range(25)]) for _ in range(2)]
+    panels = [{"synthesis": n, "samples": s} for n, s in zip(("copies", "interpolate"), made, strict=True)]
+    told = {"method": "PCA", "share": 0.43, "classes": names[:3:-1], "counts": train[:3:-1], "real": real}
+    return [
+        {"space": "ce", **told, "panels": panels[:1]},
+        {"space": "codes of interpolate", **told, "method": "UMAP", "share": None, "panels": panels[1:]},
+    ]
+
+
+def measures(space: str, arms: tuple[str, ...]) -> dict[str, Any]:
+    def row(arm: str, band: str) -> dict[str, Any]:
+        few = band == "few"
+        found = {
+            "fd": (1.234, 0.321),
+            "kid": (0.0123, -0.001),
+            "precision": (0.91, 0.95),
+            "recall": (0.43, 0.89),
+            "density": (1.07, 0.98),
+            "coverage": (0.52, 0.93),
+        }
+        cells = {
+            key: {"made": None if few else made, "real": None if few else real}
+            for key, (made, real) in found.items()
+        }
+        told = {"n": 3 if few else 204, "error": None if few else 0.004, "cells": cells}
+        return {"synthesis": arm, "band": band, **told}
+
+    rows = [row(arm, band) for arm in arms for band in ("all", "many", "few")]
+    return {
+        "space": space,
+        "draws": 10,
+        "tables": [
+            {"against": against, "rows": rows} for against in ("validation images", "training images")
+        ],
+        "notes": ["Fewer than 50 rows on a side: every number is rough (many, few)."],
+    }
+
+
+def mixture(names: list[str], train: list[int]) -> dict[str, Any]:
+    shares = [count / sum(train) for count in train]
+    steps = list(range(100, 1300, 100))
+    return {
+        "syntheses": ["interpolate"],
+        "collapsed": "partly",
+        "sentence": "The mixture has collapsed in part.",
+        "entropy": 0.21,
+        "entropy_share": 0.09,
+        "unused": ["9"],
+        "between_within": 1.86,
+        "posterior_variance": 0.94,
+        "active": 61,
+        "rank": 18,
+        "terms": {"classification": 0.01, "reconstruction": 0.2, "kl": 4.0},
+        "use": {
+            "classes": names,
+            "arms": [{"arm": arm, "shares": shares} for arm in ("images", "likeliest")],
+        },
+        "curves": [
+            {"term": term, "steps": steps, "values": [top / step for step in steps]}
+            for term, top in (("classification", 70.0), ("reconstruction", 30.0), ("kl", 9000.0))
+        ],
+    }
+
+
+def sheet(lines: int) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(np.arange(lines * 9 * 90, dtype=np.uint8).reshape(lines * 9, 90)).save(sink, "PNG")
+    return sink.getvalue()
 
 
 def realistic() -> dict[str, Any]:
@@ -171,25 +252,10 @@ def realistic() -> dict[str, Any]:
             {"arm": "oversample", "asked": 410, "made": 410, "failed": 0, "dropped": {"too unlike its class": 9}, "kept": 401},
             {"arm": "interpolate", "asked": 410, "made": 404, "failed": 6, "dropped": {"copy of a training image": 41, "taken for another class": 17}, "kept": 346},
         ],
-        "quality": {
-            "space": "ce",
-            "draws": 10,
-            "tables": [
-                {
-                    "against": against,
-                    "rows": [
-                        {"synthesis": arm, "band": band, "n": 3 if few else 204, "error": None if few else 0.004, "cells": {
-                            key: {"made": None if few else made, "real": None if few else real}
-                            for key, made, real in (("fd", 1.234, 0.321), ("kid", 0.0123, -0.001), ("precision", 0.91, 0.95), ("recall", 0.43, 0.89), ("density", 1.07, 0.98), ("coverage", 0.52, 0.93))
-                        }}
-                        for arm in ("copies", "interpolate") for band in ("all", "many", "few")
-                        for few in [band == "few"]
-                    ],
-                }
-                for against in ("validation images", "training images")
-            ],
-            "notes": ["Fewer than 50 rows on a side: every number is rough (many, few)."],
-        },
+        "maps": maps(names, train),
+        "quality": [measures("ce", ("copies",)), measures("codes of interpolate", ("interpolate",))],
+        "mixtures": [mixture(names, train)],
+        "sheets": {"interpolate": {"reconstructions": sheet(2), "components": sheet(10), "lines": names}},
         "prior": {
             "classes": names,
             "arms": [
@@ -221,7 +287,20 @@ def hostile() -> dict[str, Any]:
         "few": HOSTILE[1],
         "balanced softmax": HOSTILE[3],
     }
-    exact = {"role", "verdict", "outcome", "action", "arm", "after_arm", "before_arm", "opponent", "slices"}
+    exact = {
+        "role",
+        "verdict",
+        "outcome",
+        "action",
+        "arm",
+        "after_arm",
+        "before_arm",
+        "opponent",
+        "slices",
+    } | {
+        "method",
+        "collapsed",
+    }
 
     def rename(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):

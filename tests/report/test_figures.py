@@ -65,6 +65,15 @@ def test_the_opponent_is_the_reference_and_has_no_interval() -> None:
     assert 'stroke-width="2.4"' not in drawing
 
 
+def test_a_curve_has_an_axis_of_its_own_and_powers_of_ten_where_it_falls_far() -> None:
+    flat = figures.descent("kl", [100, 200, 300], [4.0, 3.0, 2.0])
+    steep = figures.descent("classification", [100, 200, 300], [2.0, 0.02, 0.0002])
+    assert {"0", "2", "4", "300 steps"} <= set(texts(flat))
+    assert {"1", "0.01", "0.001"} <= set(texts(steep))
+    assert "from 4 to 2" in flat
+    assert "300 steps" in figures.descent("kl", [300], [0.0]), "a training of a few steps has one number"
+
+
 def test_cells_show_per_cent_and_never_cover_their_number() -> None:
     drawing = figures.cells([[1.0, 0.0], [0.25, 0.75]], ["a", "b"], ["a", "b"])
     assert {"100", "25", "75"} <= set(texts(drawing))
@@ -91,6 +100,7 @@ NAMED = {
         [{"name": name, "mean": 1.0, "low": 0.5, "high": 2.0, "verdict": "helps"}]
     ),
     "cells": lambda name: figures.cells([[1.0]], [name], [name]),
+    "descent": lambda name: figures.descent(name, [1, 2], [2.0, 1.0]),
     "stacks": lambda name: figures.stacks([name], [("real", [1.0])], ["1"], name),
 }
 
@@ -105,7 +115,8 @@ def test_no_name_breaks_a_drawing(kind: str, name: str) -> None:
     assert set(re.findall(r"<(/?\w+)", drawing)) <= {"svg", "/svg", "path", "text", "/text"}
     assert not re.search(r"\s(on\w+|style|href|id)=", re.sub(r'"[^"]*"', '""', drawing))
     shown = names.shorten(name, 8).rstrip("…").strip()
-    assert any(text.strip().startswith(shown) for text in texts(drawing)) or "…" in texts(drawing)
+    said = [*texts(drawing), *map(unescape, re.findall(r'aria-label="([^"]*)"', drawing))]
+    assert any(text.strip().startswith(shown) for text in said) or "…" in said
 
 
 def test_dollars_are_not_mathematics() -> None:

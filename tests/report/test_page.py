@@ -216,7 +216,39 @@ def test_samples_stand_above_what_real_images_score(pages: dict[str, str]) -> No
     assert "means over 10 draws" in said
     assert "every number is rough (many, few)" in said
     assert section.index("validation images") < section.index("<details>")
-    assert len(rows) == 2 * 7, "two tables of six rows, each with a head"
+    assert len(rows) == 4 * 4, "four tables of three rows, each with a head"
+
+
+def test_every_space_has_tables_of_its_own_and_the_page_says_so(
+    facts: dict[str, Any], pages: dict[str, str], undrawn: None
+) -> None:
+    both = visible(pages["realistic"])
+    assert "These samples live in 2 spaces, each with a table of its own" in both
+    assert re.search(r"In the features of ce .* In the codes of interpolate ", both)
+    facts["quality"] = facts["quality"][:1]
+    one = visible(render(facts))
+    assert "live in" not in one
+    assert "which no classifier was trained on, in the features of ce ." in one
+
+
+def test_a_latent_mixture_says_whether_it_collapsed_and_shows_its_pictures(
+    facts: dict[str, Any], undrawn: None
+) -> None:
+    def section() -> str:
+        return re.search(r'<section id="mixture">.*?</section>', render(facts), re.DOTALL)[0]
+
+    whole = section()
+    said = " ".join(Reader(whole).words)
+    assert facts["mixtures"][0]["sentence"] in said
+    assert "0.21 nats" in said
+    pictures = [a for tag, a in Reader(whole).tags if tag == "img"]
+    assert [base64.b64decode(a["src"].partition(",")[2]) for a in pictures] == [
+        facts["sheets"]["interpolate"][name] for name in ("reconstructions", "components")
+    ]
+    del facts["sheets"]
+    assert "<img" not in section(), "rows that are features have no pictures"
+    facts["mixtures"] = []
+    assert 'id="mixture"' not in render(facts)
 
 
 def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> None:
@@ -227,12 +259,16 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
         "confusion",
         "galleries",
         "funnel",
+        "maps",
         "quality",
+        "mixtures",
         "prior",
         "cost",
         "reproduce",
     ]
     anchors = {
+        "maps": "map",
+        "mixtures": "mixture",
         "verdict": "arms",
         "audit": "data",
         "recalls": "recall",
@@ -253,8 +289,9 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
 
 def test_a_run_without_synthetic_arms_looks_whole(facts: dict[str, Any], undrawn: None) -> None:
     verdict = facts["verdict"]
+    made = {"galleries", "funnel", "maps", "quality", "mixtures", "sheets"}
     told = {
-        **{key: value for key, value in facts.items() if key not in {"galleries", "funnel", "quality"}},
+        **{key: value for key, value in facts.items() if key not in made},
         "verdict": {
             **{
                 key: value
@@ -386,7 +423,7 @@ def test_the_tail_keeps_its_diagonal_and_all_its_mass() -> None:
 
 def test_facts_are_json_but_for_their_pictures(facts: dict[str, Any]) -> None:
     assert set(facts) == set(get_type_hints(Facts))
-    json.dumps({key: value for key, value in facts.items() if key != "galleries"})
+    json.dumps({key: value for key, value in facts.items() if key not in {"galleries", "sheets"}})
 
 
 def luminance(colour: np.ndarray) -> float:

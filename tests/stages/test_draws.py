@@ -65,7 +65,7 @@ def test_the_verdict_is_on_the_slices_that_all_trials_have_whichever_draw_comes_
 
 
 def test_samples_of_a_band_are_shown_though_other_draws_lack_it(study):
-    for table in study.run.json("report.json")["quality"]["tables"]:
+    for table in study.run.json("report.json")["quality"][0]["tables"]:
         assert [row["band"] for row in table["rows"]] == ["all", "many", "medium", "rarest"]
 
 

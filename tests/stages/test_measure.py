@@ -87,17 +87,58 @@ def test_of_many_rows_an_even_share_is_looked_at(study, monkeypatch):
     assert 0 < kept[unit]["val"]["all"]["n_fake"] <= 12
 
 
-def test_on_a_frozen_backbone_the_cached_features_are_what_is_measured():
+@pytest.mark.parametrize(("frozen", "own"), [(True, False), (False, True)], ids=["features", "codes"])
+def test_rows_that_are_vectors_are_measured_as_they_are(frozen, own):
     x = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
-    encode = measure._encoder(SimpleNamespace(frozen=True), draw=0)
+    bare = SimpleNamespace(frozen=frozen, own_space=lambda synthesis: own)
+    encode = measure._encoder(bare, Lot("mix", 0))
     np.testing.assert_array_equal(encode(Rows.of(x, order=np.array([3, 1]))), x[[3, 1]])
+
+
+def test_codes_are_a_space_of_their_own_named_after_the_generator_that_was_fitted(study):
+    class Coded(Study):
+        def own_space(self, synthesis):
+            return synthesis == "smote"
+
+        def generator_of(self, lot):
+            return "generators/round_0/copies/draw_0"
+
+    coded = Coded(study.run, study.recipe)
+    assert measure._space(coded, Lot("smote", 0)) == "codes of copies"
+    assert measure._space(coded, Lot("copies", 0)) == "ce"
+
+
+def test_the_first_draw_is_laid_out_flat_with_one_set_of_real_rows(study):
+    laid = {
+        lot: study.run.json(f"fidelity/{lot.place}.json").get("map") for lot in study.lots() if lot.draw < 2
+    }
+    assert all((found is not None) == (lot.draw == 0) for lot, found in laid.items())
+    first = [found for found in laid.values() if found is not None]
+    counts = study.counts(0)
+    for found in first:
+        assert found["real"] == first[0]["real"], "panels of one space show the same real images"
+        assert found["rarest"] == np.argsort(counts, kind="stable").tolist()
+        for side in ("real", "samples"):
+            assert len(found[side]["xy"]) == len(found[side]["label"]) <= 300
+    there = np.bincount(study.labels("val"), minlength=4) + counts
+    assert np.bincount(first[0]["real"]["label"]).tolist() == there.tolist(), "few enough to show all"
+
+
+def test_a_copy_lies_on_the_image_it_copies(study):
+    found = study.run.json("fidelity/round_0/copies/draw_0.json")["map"]
+    real = {(*xy, label) for xy, label in zip(found["real"]["xy"], found["real"]["label"], strict=True)}
+    near = np.array([xy[:2] for xy in real])
+    for xy in found["samples"]["xy"]:
+        assert np.abs(near - xy).max(1).min() <= 0.0021
 
 
 def test_the_page_has_the_section(study):
     page = (study.run / "report.html").read_text(encoding="utf-8")
     assert "Are the samples any good?" in page
     assert "What these numbers are too small for" in page
-    told = study.run.json("report.json")["quality"]
+    assert "Where the samples lie" in page
+    assert 'id="mixture"' not in page, "no latent mixture was fitted"
+    (told,) = study.run.json("report.json")["quality"]
     assert {row["synthesis"] for row in told["tables"][0]["rows"]} == {
         item.name for item in study.recipe.synthesis
     }

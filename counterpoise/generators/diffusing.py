@@ -1,0 +1,269 @@
+"""What diffusion generators share, whatever their space: training into a folder, going on from it, sampling rows of a plan.
+
+The folder of a fitted one holds `weights.safetensors` (the averaged weights, and what its space has learnt),
+`config.json` and `log.jsonl`; with autoguidance there is a folder `weak` of the same kind in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from counterpoise.data.pixels import Rows
+from counterpoise.diffusion.checkpoints import Folder, refusing_full_disk
+from counterpoise.diffusion.denoisers import NO_LABEL, Cond, Denoiser
+from counterpoise.diffusion.guides import CFG, AutoGuidance, guided
+from counterpoise.diffusion.guides import Context as GuideContext
+from counterpoise.diffusion.ladder import cut, discrete, karras
+from counterpoise.diffusion.losses import ClassBalancing
+from counterpoise.diffusion.precision import autocast
+from counterpoise.diffusion.ranks import Ranks
+from counterpoise.diffusion.samplers import SAMPLERS, calls
+from counterpoise.diffusion.start import from_noise, from_source
+from counterpoise.diffusion.training import Augment, Material, Schooling, train_denoiser
+from counterpoise.generators.fitted import CONFIG, WEIGHTS, digest, read_config, refuse_another
+from counterpoise.generators.generator import Context, Failed, Lesson, Row, Sampler
+from counterpoise.rundir import commit
+from counterpoise.types import Refusal, describe, fingerprint
+
+WEAK_SHARE = 0.15  # of the steps: how long the copy that autoguidance steers away from is trained
+SPACE = "space."  # begins the names of what lies with the weights and is none of them
+
+
+class Space(Protocol):
+    """Rows of the study as x, the tensors that are noised and denoised, and back."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one x."""
+        ...
+
+    @property
+    def guides(self) -> tuple[Any, ...]:
+        """What its limits ask of every estimate, around all other guides."""
+        ...
+
+    def into(self, rows: np.ndarray, labels: np.ndarray) -> Tensor: ...
+    def back(self, x: Tensor, labels: np.ndarray) -> np.ndarray: ...
+    def sources(self, rows: Sequence[Row], ctx: Context) -> Tensor:
+        """Where these rows of a plan start, without noise."""
+        ...
+
+
+class Diffusing:
+    """The work of a part whose fields are at least these; how it sees rows is said in the methods below them."""
+
+    objective: Any
+    schooling: Schooling
+    balance: ClassBalancing | None
+    sampler: Any
+    steps: int
+    guides: tuple[Any, ...]
+    learns: ClassVar[bool] = True
+    takes_guides: ClassVar[bool] = True
+    own_space: ClassVar[bool] = False
+    learning: ClassVar[tuple[str, ...]]  # the fields that decide the weights; the others only sample
+
+    def config(self, lesson: Lesson) -> dict[str, Any]:
+        """What a network is made for: channels, size and classes; rows that do not suit are refused."""
+        raise NotImplementedError
+
+    def network_for(self, config: dict[str, Any], seed: int) -> nn.Module:
+        raise NotImplementedError
+
+    def learn_space(self, lesson: Lesson) -> dict[str, np.ndarray]:
+        """What the space has to know of the training rows."""
+        return {}
+
+    def space(self, config: dict[str, Any], learnt: Mapping[str, np.ndarray]) -> Space:
+        raise NotImplementedError
+
+    def settled(self, config: dict[str, Any]) -> Schooling:
+        """The schooling, with a learning rate that suits."""
+        return self.schooling
+
+    def begin(self, net: nn.Module, config: dict[str, Any]) -> None:
+        """Give a new network other first weights than its own."""
+
+    def preview(self, config: dict[str, Any], seed: int) -> Callable[[int, nn.Module], bytes] | None:
+        """Draws what the model makes of fixed requests, if there is anything to look at."""
+        return None
+
+    @property
+    def changes(self) -> Augment | None:
+        """How training rows are changed each time they are seen."""
+        return None
+
+    # --- learning ------------------------------------------------------------------------------------------
+
+    def fit(self, lesson: Lesson, out: Path, seed: int) -> None:
+        config, ranks = self.config(lesson), Ranks.here()
+        self._train(lesson, config, out, seed, self.schooling.steps, ranks)
+        if any(isinstance(guide, AutoGuidance) for guide in _inside(self.guides)):
+            steps = max(1, round(WEAK_SHARE * self.schooling.steps))
+            self._train(dataclasses.replace(lesson, hear=_nobody), config, out / "weak", seed, steps, ranks)
+        if ranks.leads:
+            told = {"generator": describe(self)} | config
+            with refusing_full_disk(out):
+                commit(out / CONFIG, lambda file: file.write(json.dumps(told, indent=2).encode()))
+
+    def _train(
+        self, lesson: Lesson, config: dict[str, Any], out: Path, seed: int, steps: int, ranks: Ranks
+    ) -> None:
+        settings = dataclasses.replace(self.settled(config), steps=steps)
+        learning = {name: describe(getattr(self, name)) for name in self.learning}
+        identity = fingerprint(learning | {"steps": steps, "seed": seed} | config | {"data": digest(lesson)})
+        folder = Folder(out, identity, self.preview(config, seed), lesson.hear)
+        if refuse_another(out, identity):
+            folder.finish()
+            return
+        net = self.network_for(config, seed)
+        if not folder.begun:
+            self.begin(net, config)
+        learnt = self.learn_space(lesson)
+        made = train_denoiser(
+            net,
+            self.objective,
+            _material(lesson, self.space(config, learnt), settings),
+            settings,
+            seed,
+            folder,
+            self.balance,
+            self.changes,
+            ranks,
+        )
+        if ranks.leads:
+            weights = {key: value.cpu().contiguous() for key, value in made.state_dict().items()}
+            weights |= {SPACE + name: torch.from_numpy(value) for name, value in learnt.items()}
+            with refusing_full_disk(out):
+                commit(out / WEIGHTS, lambda file: file.write(save(weights, {"identity": identity})))
+            folder.preview(steps, made)
+            folder.finish()
+        ranks.wait()
+
+    # --- sampling ------------------------------------------------------------------------------------------
+
+    def load(self, out: Path, ctx: Context) -> Sampler:
+        config = read_config(out)
+        net, learnt = opened(self, out, config)
+        weak = opened(self, out / "weak", config)[0] if (out / "weak").is_dir() else None
+        return self.sampled(net, weak, self.space(config, learnt), ctx)
+
+    def sampled(self, net: nn.Module, weak: nn.Module | None, space: Space, ctx: Context) -> Sampler:
+        device = next(net.parameters()).device
+        read = self.objective.parametrisation
+
+        def denoiser(net: nn.Module) -> Denoiser:
+            return read.denoiser(autocast(net.eval(), device, self.schooling.bf16))
+
+        def ladder() -> Tensor:
+            if hasattr(read, "schedule"):
+                return discrete(read.schedule, self.steps)
+            return karras(self.steps, read.sigma_min, read.sigma_max)
+
+        @torch.no_grad()
+        def sample(rows: Sequence[Row]) -> list[np.ndarray | Failed]:
+            seeds = [row["seed"] for row in rows]
+            strength = rows[0]["strength"]
+            rungs = cut(ladder(), strength)
+            guides = GuideContext(ladder=rungs, weak=None if weak is None else denoiser(weak))
+            denoise = guided(denoiser(net), (*self.guides, *space.guides), guides)
+            labels = np.array([row["label"] for row in rows])
+            cond = Cond(torch.from_numpy(labels).to(device))
+            if strength < 1:
+                x = from_source(rungs, space.sources(rows, ctx), seeds)
+            else:
+                x = from_noise(rungs, seeds, space.shape)
+            made = SAMPLERS[self.sampler](denoise, x.to(device), rungs, cond, seeds).cpu()
+            sound = made.flatten(1).isfinite().all(1).tolist()
+            found = space.back(made, labels)
+            return [one if ok else Failed("not finite") for one, ok in zip(found, sound, strict=True)]
+
+        return sample
+
+    # --- what it costs -------------------------------------------------------------------------------------
+
+    def seconds(self, channels: int, size: int, classes: int, batch: int = 16) -> tuple[float, float]:
+        """About how long a fit takes here, and a sample: timed on a few rows."""
+        net = self.network_for({"channels": channels, "size": size, "classes": range(classes)}, seed=0)
+        device = Ranks.alone().device
+        call = autocast(net.to(device), device, self.schooling.bf16)
+        x, noise = torch.zeros(batch, channels, size, size, device=device), torch.zeros(batch, device=device)
+        cond = Cond(torch.zeros(batch, dtype=torch.long, device=device))
+
+        def now() -> float:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return time.perf_counter()
+
+        for _ in range(3):  # the last one counts: the first ones warm up
+            start = now()
+            found = call(x, noise, cond)
+            forward = now() - start
+            found.square().mean().backward()
+            step = now() - start
+        twice = any(isinstance(guide, CFG) and guide.scale not in (0, 1) for guide in _inside(self.guides))
+        fit = self.schooling.steps * self.schooling.batch * step * (2 if self.balance else 1)
+        return fit / batch, calls(self.sampler, self.steps) * forward * (2 if twice else 1) / batch
+
+
+def _material(lesson: Lesson, space: Space, settings: Schooling) -> Material:
+    def seen(rows: Rows, labels: np.ndarray) -> Callable[[np.ndarray], Tensor]:
+        return lambda picked: space.into(rows.raw(picked), labels[picked])
+
+    pool = lesson.pool
+    if pool is None and (settings.pretrain or settings.pool_share):
+        raise Refusal(
+            "this generator learns from an unlabelled pool as well, and the data have none: "
+            "put some aside with --pool SHARE"
+        )
+    return Material(
+        seen(lesson.rows, lesson.labels),
+        lesson.labels,
+        len(lesson.classes),
+        None if pool is None else seen(pool, np.full(len(pool), NO_LABEL)),
+        0 if pool is None else len(pool),
+    )
+
+
+def _inside(guides: Sequence[Any]) -> Iterator[Any]:
+    """The guides, and those that they act for on an interval."""
+    for guide in guides:
+        yield guide
+        yield from _inside([guide.guide] if hasattr(guide, "guide") else [])
+
+
+def _nobody(share: float) -> None:
+    """Nobody is told."""
+
+
+def opened(
+    settings: Diffusing, out: Path, config: dict[str, Any], device: torch.device | None = None
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """The network of a fitted generator, and what its space has learnt."""
+    path = out / WEIGHTS
+    device = device or Ranks.alone().device
+    return _read(settings, path, path.stat().st_mtime_ns, json.dumps(config), device)
+
+
+@lru_cache(maxsize=4)
+def _read(
+    settings: Diffusing, path: Path, changed: int, config: str, device: torch.device
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """`changed` is not read: weights that were fitted anew are opened anew."""
+    net, found = settings.network_for(json.loads(config), seed=0), load_file(path)
+    net.load_state_dict({name: value for name, value in found.items() if not name.startswith(SPACE)})
+    learnt = {
+        name.removeprefix(SPACE): value.numpy() for name, value in found.items() if name.startswith(SPACE)
+    }
+    return net.to(device).eval().requires_grad_(False), learnt
