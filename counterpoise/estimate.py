@@ -24,17 +24,24 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     trainings = len(recipe.fits) * recipe.trials.n
     samples = sum(int(item.budget(counts).sum()) for item in recipe.synthesis) * recipe.trials.draws
     processes = default_processes()
+    like = (
+        shape["channels"],
+        shape["size"],
+    )  # what a generator sees: pictures, or vectors, which are of one pixel
     if getattr(recipe.network, "frozen", False):
-        one = (
-            _time(lambda: recipe.network.encode(np.zeros((4, shape["size"], shape["size"], 3), np.uint8))) / 4
-        )
-        training = len(listing) * one + trainings * recipe.training.steps * 5e-4
+        few = np.zeros((4, shape["size"], shape["size"], 3), np.uint8)
+        like = (recipe.network.components or recipe.network.encode(few).shape[1], 1)
+        training = len(listing) * _time(lambda: recipe.network.encode(few)) / 4
+        training += trainings * recipe.training.steps * 5e-4
     else:
         training = trainings * recipe.training.steps * _step_seconds(recipe, shape, classes)
     handling = len(listing) * 4e-4 + samples * 5e-4
+    fitted: list[Any] = []  # syntheses of one generator share its weights
     for item in recipe.synthesis:
         if hasattr(item.generator, "seconds"):
-            fit, sample = item.generator.seconds(shape["channels"], shape["size"], classes)
+            fit, sample = item.generator.seconds(*like, classes, batch=16 if like[1] > 1 else 256)
+            fit = 0.0 if item.generator in fitted else fit
+            fitted.append(item.generator)
             training += recipe.trials.draws * (fit + int(item.budget(counts).sum()) * sample)
     return {
         "recipe": describe(recipe),

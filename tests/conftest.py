@@ -11,6 +11,7 @@ import pytest
 from studies import fill, photo, small
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("SCIPY_ARRAY_API", "1")  # else scikit-learn's checks of our samplers skip some
 CACHE = tempfile.TemporaryDirectory(
     prefix="counterpoise-tests-"
 )  # no test sees the features of another machine's day

@@ -25,7 +25,7 @@ from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study
 from counterpoise.trials import TrialFile
 
-MOST = 2048  # rows of a side, evenly from all classes that were made: the cost stays far below that of one training
+MOST = 1024  # rows of a side, evenly from all classes that were made: the cost stays far below that of one training
 RARE = 6  # classes that the map tells apart
 
 Encoder = Callable[[Rows], np.ndarray]  # => features (n, d) float32
