@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from counterpoise.classifiers.decoupling import CRT, LWS, NCM, PosthocLA, TauNorm
 from counterpoise.classifiers.groups import DFR
@@ -13,6 +13,7 @@ from counterpoise.classifiers.losses import (
     ClassBalanced,
     Deferred,
     Focal,
+    LogitAdjusted,
     Weighted,
 )
 from counterpoise.classifiers.mixing import (
@@ -27,6 +28,20 @@ from counterpoise.classifiers.robust import GroupDRO
 from counterpoise.data.augment import CutMix, RandAugment
 from counterpoise.recipe import Arm, Data, Fit
 
+#: What heads on real and made rows may be trained with; all are given the prior that the loader yields.
+LOSSES: dict[str, Any] = {
+    "ce": CE(),
+    "balanced_softmax": BalancedSoftmax(),
+    "logit_adjusted": LogitAdjusted(),
+    "inverse_weights": Weighted(),
+    "class_balanced": ClassBalanced(),
+    "focal": Focal(),
+    "ldam_drw": Deferred(),
+    "vs": VS(),
+}
+LossName = Literal[
+    "ce", "balanced_softmax", "logit_adjusted", "inverse_weights", "class_balanced", "focal", "ldam_drw", "vs"
+]
 POOL = "pool"  # the split of images without labels
 Look = tuple[Any, ...]
 

@@ -77,8 +77,8 @@ class VectorVAE:
 
     width: Annotated[int, Field(ge=8)] = 256
     depth: Annotated[int, Field(ge=0)] = 1
-    latent: Annotated[int, Field(ge=1)] = 64
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    latent: Annotated[int, Field(ge=1)] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     def __call__(self, shape: Sequence[int], classes: int, seed: int) -> VAE:
         (dim,) = shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from counterpoise import arms as cheap_arms
 from counterpoise.classifiers.decoupling import PosthocLA
-from counterpoise.classifiers.losses import BalancedSoftmax
 from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.training import Training
 from counterpoise.diffusion.losses import ClassBalancing
@@ -33,6 +32,7 @@ def feature_diffusion(
     neighbours: int = 3,
     fit_steps: int | None = None,
     fill_to: int | None = None,
+    loss: cheap_arms.LossName = "balanced_softmax",
     steps: int | None = None,
     batch: int = 64,
     all_arms: bool = False,
@@ -50,7 +50,7 @@ def feature_diffusion(
     weight `--tau WEIGHT` (0: without). Its samples start from noise, from a row of one of the `--neighbours N` nearest
     larger classes that is moved to the class wanted, or from a row of that class, the last two taken `--strength SHARE`
     of the way. SMOTE, a Gaussian per class and translation alone stand beside it. Classes are filled up to the largest,
-    or to `--fill-to N`. Heads get `--steps N` of `--batch N` views. `--all-arms` adds the rest of the cheap arms.
+    or to `--fill-to N`. Heads on them are trained with `--loss NAME`, whose prior is the one that their rows really have, and get `--steps N` of `--batch N` views. `--all-arms` adds the rest of the cheap arms.
     """
     if not backbone:
         raise Refusal(
@@ -78,7 +78,7 @@ def feature_diffusion(
     arms = [arm for _, family in families for arm in family]
     for item in synthesis:
         # The prior is the one that the loader yields: after filling up it is flat, and this is plain cross-entropy.
-        fits.append(Fit(item.name, BalancedSoftmax(), Instance(), (), item.name, Concatenate()))
+        fits.append(Fit(item.name, cheap_arms.LOSSES[loss], Instance(), (), item.name, Concatenate()))
         role: Role = "candidate" if item.generator == diffusion else "control"
         arms.append(Arm(item.name, item.name, role=role))
         arms.append(Arm(f"{item.name}_adjusted", item.name, PosthocLA(of="real"), role))

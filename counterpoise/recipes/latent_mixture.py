@@ -7,7 +7,7 @@ from typing import Any
 
 from counterpoise import arms as cheap_arms
 from counterpoise.classifiers.decoupling import PosthocLA
-from counterpoise.classifiers.losses import CE, BalancedSoftmax
+from counterpoise.classifiers.losses import CE
 from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.training import Training
 from counterpoise.data.augment import Crop, Flip
@@ -33,12 +33,13 @@ def latent_mixture(
     *,
     backbone: str = "",
     backbone_size: int | None = None,
-    components: int = 128,
+    components: int = 256,
     published: bool = False,
     kl: float | None = None,
     reconstruction: float | None = None,
     fit_steps: int | None = None,
     fill_to: int | None = None,
+    loss: cheap_arms.LossName = "balanced_softmax",
     flip: bool = True,
     width: int = 16,
     blocks: int = 1,
@@ -58,7 +59,7 @@ def latent_mixture(
     beside the classification's 10; it learns for `--fit-steps N`. `--published` takes the paper's 2,048 latent numbers
     and weights. Classes are filled up to the largest, or to `--fill-to N`: with codes of larger classes moved to the
     class wanted (case 1, `transfer`), with new draws from the posteriors of its own rows (case 2, `posterior`), and with
-    draws of its component. `encoder` is the same network without its generative terms. Heads, and without a backbone the
+    draws of its component; heads on them are trained with `--loss NAME`. `encoder` is the same network without its generative terms. Heads, and without a backbone the
     classifiers beside them (`--width CHANNELS`, `--blocks N` per stage, `--flip/--no-flip`), get `--steps N` of `--batch N` views.
     """
     if published and (kl is not None or reconstruction is not None):
@@ -92,7 +93,7 @@ def latent_mixture(
     own("mixture_softmax", OWN, "softmax", candidate, adjusted=True)
     own("mixture_rule", OWN, "mixture", candidate)
     for name, made in (("component", OWN), ("transfer", "transfer"), ("posterior", "posterior")):
-        fits.append(Fit(name, BalancedSoftmax(), Instance(), (), made, Concatenate()))
+        fits.append(Fit(name, cheap_arms.LOSSES[loss], Instance(), (), made, Concatenate()))
         arms.append(Arm(name, name, role=candidate))
         arms.append(Arm(f"{name}_adjusted", name, PosthocLA(of="real"), candidate))
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from studies import fill
 
 from counterpoise import Data, Holdout, Predictor, Refusal, Run, Trials, open_source, parse_cut, run
+from counterpoise.arms import LOSSES, LossName
 from counterpoise.recipes.baselines import baselines
 from counterpoise.recipes.feature_diffusion import feature_diffusion
 from counterpoise.recipes.latent_mixture import latent_mixture
@@ -171,6 +173,16 @@ def test_components_are_those_of_the_rows_that_the_cut_left(photos, tiny, tmp_pa
         assert seen.shape[1] == 4
         np.testing.assert_allclose(seen.mean(0), 0, atol=1e-4)
     assert not np.allclose(found.projection(0).basis, found.projection(1).basis)
+
+
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_heads_on_made_rows_take_every_loss(photos, tiny, loss):
+    assert set(LOSSES) == set(get_args(LossName))
+    for function in (feature_diffusion, latent_mixture):
+        made = study(function, photos, backbone=str(tiny), loss=loss)
+        heads = [fit for fit in made.fits if fit.synthesis and not fit.own]
+        assert heads
+        assert {fit.loss for fit in heads} == {LOSSES[loss]}
 
 
 def test_what_cannot_go_together_is_refused_at_once(photos, tiny):
