@@ -140,7 +140,7 @@ def run(
     from counterpoise.pipeline import NAMES, default_processes, execute, set_aside
     from counterpoise.recipe import Data, Recipe, Trials
     from counterpoise.rundir import Run
-    from counterpoise.types import build
+    from counterpoise.types import build, refusing_settings
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise Refusal(
@@ -155,13 +155,14 @@ def run(
     amounts = {"val": _amount(val), "test": _amount(test), "pool": _amount(pool)}
     holdout = build(Holdout, amounts | {"together": together})
     made_of = {"source": source, "size": size, "colour": colour, "cut": parse_cut(cut), "holdout": holdout}
-    study: Recipe = function(
-        build(Data, made_of | {"seed": data_seed}),
-        build(Trials, {"n": trials, "draws": draws or 1, "seed": seed}),
-        **flags,
-        **({} if draws is None else {"draws": draws}),
-        smoke=smoke,
-    )
+    with refusing_settings():
+        study: Recipe = function(
+            build(Data, made_of | {"seed": data_seed}),
+            build(Trials, {"n": trials, "draws": draws or 1, "seed": seed}),
+            **flags,
+            **({} if draws is None else {"draws": draws}),
+            smoke=smoke,
+        )
     to = to or Path("runs") / (Path(data.split(":")[-1]).name or "data")
     if dry_run:
         from counterpoise.estimate import estimate

@@ -155,8 +155,10 @@ def study_of(path: str) -> Study:
 @lru_cache(maxsize=1)
 def _one_thread() -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's, where this process was not begun by us
 
 
 @contextmanager

@@ -186,6 +186,16 @@ class Study:
         project = self.projection(draw)
         return np.concatenate([project(part) for part in parts])
 
+    def row_shape(self, synthesis: str | None = None) -> tuple[tuple[int, ...], str]:
+        """Of a row as the classifier of a synthesis sees it: its shape and dtype. No rows are read."""
+        if not self.frozen and not self.own_space(synthesis):
+            return self.pixels("train").shape[1:], "uint8"
+        if self.own_space(synthesis):
+            return self.run.array(self.codes(Lot(str(synthesis), 0), "train")).shape[1:], "float32"
+        if self.projected:
+            return (self.projection(0).basis.shape[1],), "float32"
+        return self.run.array(self.feature_units("train")[0]).shape[1:], "float32"
+
     def feature_units(self, role: str) -> list[str]:
         if not self.frozen:
             return []
@@ -305,5 +315,7 @@ def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:
 
 def flat(x: np.ndarray) -> np.ndarray:
     """Rows as float32 vectors (n, d); pixels come out in [0, 1]."""
-    made = np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.float32)  # there may be no rows
+    made = (
+        np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.float32, copy=False)
+    )  # maybe no rows
     return made / 255 if x.dtype == np.uint8 else made

@@ -283,10 +283,14 @@ def _batch_of_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finis
         # Where the recipe's rates are those of a network on pixels, heads on codes take their own.
         **({name: getattr(training, name) for name in RATES} if study.frozen else {}),
     )
+    seen: dict[int, Labelled] = {}  # of one draw: wide features are not copied for every trial
     for trial, head in zip(trials, heads, strict=True):
-        pupil = pupils[first[trial]]
-        train = pupil.labelled(features[pupil.rows.order])
-        yield Finished(trial, None, head, train, pupil.prior(1.0), pupil.told)
+        key, pupil = first[trial], pupils[first[trial]]
+        if key not in seen:
+            order = pupil.rows.order
+            whole = np.array_equal(order, np.arange(len(features)))
+            seen = {key: pupil.labelled(features if whole else features[order])}
+        yield Finished(trial, None, head, seen[key], pupil.prior(1.0), pupil.told)
 
 
 def build_network(study: Study, fit: Fit, seed: int) -> nn.Module:

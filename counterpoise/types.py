@@ -10,7 +10,8 @@ import dataclasses
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, dataclass_transform
 
 import pydantic
@@ -93,15 +94,20 @@ def load(description: Any, allowed: Sequence[str] = ALLOWED) -> Any:
 
 def build(cls: type, settings: Mapping[str, Any]) -> Any:
     """Make a part from outside settings; a bad one is refused with the rule, the field and what was found."""
-    try:
+    known = ", ".join(field.name for field in dataclasses.fields(cls))
+    with refusing_settings(f" (settings: {known})"):
         return cls(**settings)
+
+
+@contextmanager
+def refusing_settings(more: str = "") -> Iterator[None]:
+    """Parts are made in here, from what somebody wrote: a bad setting is theirs, and no error of ours."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(step) for step in first["loc"]) or cls.__name__
-        known = ", ".join(field.name for field in dataclasses.fields(cls))
-        raise Refusal(
-            f"{cls.__name__}.{field}: {first['msg']}, found {first['input']!r} (settings: {known})"
-        ) from None
+        field = ".".join([error.title, *map(str, first["loc"])])
+        raise Refusal(f"{field}: {first['msg']}, found {first['input']!r}{more}") from None
 
 
 def fingerprint(value: Any) -> str:

@@ -93,8 +93,8 @@ FAMILIES = {
         transfer.ClassGaussian(),
         transfer.Translation(),
         FeatureDiffusion(network=MLP(width=16, depth=1), schooling=Schooling(steps=3, batch=4), steps=3),
-        LatentMixture(network=vae.VectorVAE(width=8, latent=3), steps=3, batch=4),
-        LatentMixture(network=vae.ImageVAE(width=4, latent=3), steps=3, batch=4),
+        LatentMixture(network=vae.VectorVAE(width=8, latent=3), fit_steps=3, batch=4),
+        LatentMixture(network=vae.ImageVAE(width=4, latent=3), fit_steps=3, batch=4),
     ],
     "network": [
         MLP(width=16, depth=2),

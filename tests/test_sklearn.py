@@ -480,3 +480,16 @@ def test_a_hundred_thousand_rows_of_2048_within_4_gib(sampler):
     samples, gib = done.stdout.split()
     assert int(samples) == 4_000
     assert float(gib) < 4
+
+
+def test_columns_far_from_zero_keep_what_varies():
+    """As years, ids or times do: in float32 around 1.7e9 there are steps of 128."""
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1], [60, 12])
+    X = 1.7e9 + rng.normal(size=(72, 3)) * 10 + 5 * y[:, None]
+    made, _ = TranslationSampler(energy=None, random_state=0).fit_resample(X, y)
+    assert made.dtype == np.float64
+    new = made[72:]
+    assert np.array_equal(made[:72], X)
+    np.testing.assert_allclose(new.mean(0), X[y == 1].mean(0), atol=5)
+    assert (new.std(0) > 5).all()

@@ -144,14 +144,14 @@ def train_heads(
     dim = features.shape[1]
     center, scale, moved = np.zeros(dim, np.float32), np.ones(dim, np.float32), features
     if standardise:
-        center, scale = standardisation(features if real is None else features[torch.as_tensor(real)])
+        center, scale = standardisation(_rows(features, real))
         moved = (features - torch.from_numpy(center)).div_(torch.from_numpy(scale))
     heads: dict[int, LinearHead] = {}
     for cosine, arms, block in _blocks(jobs):
         x = F.normalize(moved, dim=1) if cosine else moved
         rate = lr
         if optimiser == "sgd":
-            known = x if real is None else x[torch.as_tensor(real)]
+            known = _rows(x, real)
             rate *= len(known) / float(known.norm().square())
         update = _Update(optimiser, rate, momentum, weight_decay)
         weight, bias = _train_block(x, [jobs[index] for index in block], arms, update, cosine)
@@ -163,6 +163,11 @@ def train_heads(
                 rows = F.normalize(rows, dim=1) * cosine_scale(jobs[index].loss)
             heads[index] = LinearHead(rows.numpy(), bias[at].numpy(), center, scale, normalise=cosine)
     return [heads[index] for index in range(len(jobs))]
+
+
+def _rows(x: Tensor, real: np.ndarray | None) -> Tensor:
+    """These rows; without a copy where they are all there are."""
+    return x if real is None or len(real) == len(x) else x[torch.as_tensor(real)]
 
 
 def cosine_scale(loss: Any) -> float:

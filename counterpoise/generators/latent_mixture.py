@@ -37,10 +37,11 @@ from counterpoise.generators.moments import Moments
 from counterpoise.nets.vae import ImageVAE, VectorVAE
 from counterpoise.rundir import commit
 from counterpoise.seeding import derive, generator
-from counterpoise.types import Refusal, describe, fingerprint, part
+from counterpoise.types import Refusal, describe, fingerprint, load, part
 
 SMALLEST, LARGEST = 8, 64  # pixels
 SPACE = "space."  # begins the names of what lies with the weights and is none of them
+NEVER = np.float32(-1e4)  # the logit of a class without rows
 ONLY_SAMPLES = "energy"  # the field that decides no weight
 
 Weight = Annotated[float, Field(ge=0)]
@@ -69,7 +70,7 @@ class LatentMixture:
     warmup: Share = 0.1
     ramp: Share = 0.1
     augment: tuple[Any, ...] = ()
-    steps: Annotated[int, Field(ge=1)] = 2000
+    fit_steps: Annotated[int, Field(ge=1)] = 2000
     batch: Annotated[int, Field(ge=2)] = 128
     lr: Annotated[float, Field(gt=0)] = 1e-3
     energy: Annotated[float, Field(gt=0, le=1)] = 0.95
@@ -83,10 +84,16 @@ class LatentMixture:
     def fit(self, lesson: Lesson, out: Path, seed: int) -> None:
         counts = np.bincount(lesson.labels, minlength=len(lesson.classes))
         shape, classes = self._shape(lesson.rows), list(lesson.classes)
+        # What None stood for when this was fitted is written down: defaults change.
+        network = self.network or (VectorVAE() if len(shape) == 1 else ImageVAE())
         config = {"shape": shape, "classes": classes, "counts": counts.tolist()}
-        learning = describe(dataclasses.replace(self, network=self._network(shape)))
+        config["network"] = describe(network)
+        learning = describe(dataclasses.replace(self, network=network))
         del learning[ONLY_SAMPLES]
         identity = fingerprint(learning | config | {"seed": seed, "data": digest(lesson)})
+        ranks = Ranks.here()
+        if not ranks.leads:  # so small a model is learnt by one process
+            return ranks.wait()
         folder = Folder(out, identity, hear=lesson.hear)
         if not refuse_another(out, identity):
             model = self._train(lesson, config, folder, seed)
@@ -102,9 +109,10 @@ class LatentMixture:
             if not (out / SUMMARY).exists():
                 model, codes = self._opened(out)
                 tell(model, codes, lesson, out, posterior=self.posterior, energy=self.energy)
+        ranks.wait()
 
     def _train(self, lesson: Lesson, config: dict[str, Any], folder: Folder, seed: int) -> LatentModel:
-        model, warm = self._model(config, seed), round(self.warmup * self.steps)
+        model, warm = self._model(config, seed), round(self.warmup * self.fit_steps)
         if len(config["shape"]) == 1:
             rows = Moments.of(lesson.rows, lesson.labels, len(lesson.classes))
             model.vae.center.copy_(torch.from_numpy(rows.mean))
@@ -121,7 +129,7 @@ class LatentMixture:
             weights = self._weights(step - warm, config["shape"])
             return terms | {"total": torch.stack([weights[name] * terms[name] for name in weights]).sum()}
 
-        learn(model, terms_of, Schooling(steps=self.steps, lr=self.lr), folder, seed)
+        learn(model, terms_of, Schooling(steps=self.fit_steps, lr=self.lr), folder, seed)
         return model.eval().requires_grad_(False)
 
     def _weights(self, since: int, shape: Sequence[int]) -> dict[str, float]:
@@ -129,7 +137,7 @@ class LatentMixture:
         if since < 0:
             return {"classification": self.classification}
         suits = 10.0 if len(shape) == 1 else float(np.prod(shape))
-        ramped = min(1.0, (since + 1) / (self.ramp * self.steps + 1))
+        ramped = min(1.0, (since + 1) / (self.ramp * self.fit_steps + 1))
         return {
             "classification": self.classification,
             "reconstruction": suits if self.reconstruction is None else self.reconstruction,
@@ -159,6 +167,11 @@ class LatentMixture:
             raise Refusal(
                 f"augment changes pictures, and these rows are feature vectors of {shape[0]} numbers"
             )
+        if isinstance(self.network, ImageVAE if len(shape) == 1 else VectorVAE):
+            raise Refusal(
+                f"{type(self.network).__name__} does not work on rows of the shape {tuple(shape)}: "
+                "VectorVAE is for feature vectors, ImageVAE for pictures"
+            )
         if len(shape) == 3 and not SMALLEST <= shape[0] <= LARGEST:
             raise Refusal(
                 f"the latent mixture works on pictures of {SMALLEST} to {LARGEST} pixels, found {shape[0]} x {shape[1]}: "
@@ -166,11 +179,8 @@ class LatentMixture:
             )
         return shape
 
-    def _network(self, shape: Sequence[int]) -> Any:
-        return self.network or (VectorVAE() if len(shape) == 1 else ImageVAE())
-
     def _model(self, config: dict[str, Any], seed: int) -> LatentModel:
-        network, counts = self._network(config["shape"]), torch.tensor(config["counts"]).float()
+        network, counts = load(config["network"]), torch.tensor(config["counts"]).float()
         if self.prior == "uniform":
             counts = torch.ones_like(counts)
         log_weight = counts.clamp(min=1).log().log_softmax(0)  # a class without rows: as if it had one
@@ -227,7 +237,9 @@ class LatentMixture:
             found = dict(zip(("square", "weight", "bias"), model.prior.quadratic(), strict=True))
             if self.variances == "tied":  # the same for every class
                 del found["square"]
-        return {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in found.items()}
+        told = {name: np.ascontiguousarray(value.cpu().numpy()) for name, value in found.items()}
+        told["bias"] = np.where(np.array(read_config(out)["counts"]) > 0, told["bias"], NEVER)
+        return told
 
     def _opened(self, out: Path) -> tuple[LatentModel, Moments]:
         return _read(self, out / WEIGHTS, (out / WEIGHTS).stat().st_mtime_ns)
@@ -256,7 +268,7 @@ PUBLISHED = LatentMixture(
     posterior="soft",
     warmup=0.0,
     ramp=0.0,
-    steps=7000,
+    fit_steps=7000,
     batch=180,
     lr=5e-4,
 )

@@ -49,7 +49,7 @@ def feature_diffusion(
     all of them, as they are). The diffusion model learns them for `--fit-steps N`, with the class-balancing loss of
     weight `--tau WEIGHT` (0: without). Its samples start from noise, from a row of one of the `--neighbours N` nearest
     larger classes that is moved to the class wanted, or from a row of that class, the last two taken `--strength SHARE`
-    of the way. SMOTE, a Gaussian per class and translation alone stand beside it. Classes are filled up to the largest,
+    of the way, in sixths. SMOTE, a Gaussian per class and translation alone stand beside it. Classes are filled up to the largest,
     or to `--fill-to N`. Heads on them are trained with `--loss NAME`, whose prior is the one that their rows really have, and get `--steps N` of `--batch N` views. `--all-arms` adds the rest of the cheap arms.
     """
     if not backbone:
@@ -66,10 +66,17 @@ def feature_diffusion(
     synthesis = (
         Synthesis("smote", Interpolate(), budget, Neighbours(), nearest, mostly),
         Synthesis("gaussian", ClassGaussian(), budget, FromNoise(), select=KeepAll()),
-        Synthesis("translation", Translation(), budget, FromLarger(neighbours), select=KeepAll()),
+        Synthesis("translation", Translation(), budget, FromLarger(neighbours=neighbours), select=KeepAll()),
         Synthesis("feature_diffusion", diffusion, budget, FromNoise(), nearest, no_copy),
-        Synthesis("translated", diffusion, budget, FromLarger(neighbours, strength), nearest, no_copy),
-        Synthesis("varied", diffusion, budget, SameClass(strength), nearest, mostly),
+        Synthesis(
+            "translated",
+            diffusion,
+            budget,
+            FromLarger(neighbours=neighbours, strength=strength),
+            nearest,
+            no_copy,
+        ),
+        Synthesis("varied", diffusion, budget, SameClass(strength=strength), nearest, mostly),
     )
     families = [cheap_arms.on_features()]
     if all_arms:

@@ -59,16 +59,20 @@ def latent_mixture(
     beside the classification's 10; it learns for `--fit-steps N`. `--published` takes the paper's 2,048 latent numbers
     and weights. Classes are filled up to the largest, or to `--fill-to N`: with codes of larger classes moved to the
     class wanted (case 1, `transfer`), with new draws from the posteriors of its own rows (case 2, `posterior`), and with
-    draws of its component; heads on them are trained with `--loss NAME`. `encoder` is the same network without its generative terms. Heads, and without a backbone the
+    draws of its component; heads on them are trained with `--loss NAME`. `encoder` is the same network without its generative terms, with the dropout that suits that. Heads, and without a backbone the
     classifiers beside them (`--width CHANNELS`, `--blocks N` per stage, `--flip/--no-flip`), get `--steps N` of `--batch N` views.
     """
     if published and (kl is not None or reconstruction is not None):
         raise Refusal("--published settles what --kl and --reconstruction would: leave one of them out")
-    generator = PUBLISHED if published else LatentMixture()
-    fit_steps = 40 if smoke and fit_steps is None else fit_steps
-    told: dict[str, Any] = {"mixture": kl, "reconstruction": reconstruction, "steps": fit_steps}
-    generator = dataclasses.replace(generator, **{k: v for k, v in told.items() if v is not None})
+    if kl is not None and kl <= 0:
+        raise Refusal(f"--kl is the weight of the mixture, which must be above 0, found {kl:g}")
     frozen = bool(backbone)
+    generator = PUBLISHED if published else LatentMixture()
+    if published and frozen:  # the paper's ResNet-50 is then the backbone
+        generator = dataclasses.replace(generator, network=VectorVAE(latent=2048))
+    fit_steps = 40 if smoke and fit_steps is None else fit_steps
+    told: dict[str, Any] = {"mixture": kl, "reconstruction": reconstruction, "fit_steps": fit_steps}
+    generator = dataclasses.replace(generator, **{k: v for k, v in told.items() if v is not None})
     plain = dataclasses.replace(generator, mixture=0.0, reconstruction=0.0)
     if frozen and not published:
         plain = dataclasses.replace(plain, network=VectorVAE(dropout=CONTROL_DROPOUT))
@@ -82,6 +86,11 @@ def latent_mixture(
     )
     fits, arms = cheap_arms.on_features() if frozen else cheap_arms.cheap(look)
     candidate: Role = "candidate"
+    n = min(trials.n, 3) if smoke else trials.n
+    # Its own predictions vary with the fit alone. On features, where a fit takes seconds, every trial has its own; with
+    # one fit for all trials their luck would count as often as there are trials: there they claim nothing.
+    drawn = draws or (n if frozen else 1)
+    fresh: Role = candidate if drawn >= n else "control"
 
     def own(fit: str, synthesis: str, kind: Any, role: Role, adjusted: bool = False) -> None:
         fits.append(Fit(fit, CE(), Instance(), (), synthesis, own=kind))
@@ -90,14 +99,13 @@ def latent_mixture(
             arms.append(Arm(f"{fit}_adjusted", fit, PosthocLA(), role))
 
     own("encoder", "encoder", "softmax", "control", adjusted=True)
-    own("mixture_softmax", OWN, "softmax", candidate, adjusted=True)
-    own("mixture_rule", OWN, "mixture", candidate)
+    own("mixture_softmax", OWN, "softmax", fresh, adjusted=True)
+    own("mixture_rule", OWN, "mixture", fresh)
     for name, made in (("component", OWN), ("transfer", "transfer"), ("posterior", "posterior")):
         fits.append(Fit(name, cheap_arms.LOSSES[loss], Instance(), (), made, Concatenate()))
         arms.append(Arm(name, name, role=candidate))
         arms.append(Arm(f"{name}_adjusted", name, PosthocLA(of="real"), candidate))
 
-    n = min(trials.n, 3) if smoke else trials.n
     return Recipe(
         name="latent_mixture",
         data=data,
@@ -107,8 +115,7 @@ def latent_mixture(
         training=Training(steps=steps or (20 if smoke else 1000), batch=batch, lr=1.0, weight_decay=1e-4)
         if frozen
         else Training(steps=steps or (20 if smoke else 250), batch=batch),
-        # Its own predictions vary with the fit alone: on features, where a fit takes seconds, every trial has its own.
-        trials=Trials(n=n, draws=draws or (n if frozen else 1), seed=trials.seed),
+        trials=Trials(n=n, draws=drawn, seed=trials.seed),
         fits=tuple(fits),
         arms=tuple(arms),
         synthesis=synthesis,

@@ -27,10 +27,8 @@ def work(study: Study, unit: str) -> None:
     rows = plan.filter(np.asarray(plan["shard"]) == int(Path(unit).stem)).to_pylist()
     generator = study.synthesis(lot.synthesis).generator
     sample = generator.load(study.run / study.generator_of(lot), Context(real_rows(study, lot.draw)))
-    like = study.vectors(
-        "train", lot.draw, lot.synthesis
-    )  # samples are of the same kind as real rows, also where none could be made
-    shape, dtype = like.shape[1:], like.dtype
+    # Samples are of the same kind as real rows, also where none could be made.
+    shape, dtype = study.row_shape(lot.synthesis)
     made: list[dict] = []
     for batch in micro_batches(rows, study.recipe.rows_per_batch):
         for row, answer in zip(batch, sample(batch), strict=True):

@@ -99,13 +99,19 @@ def _scope(study: Study) -> str:
     )
 
 
+def _trained_on(study: Study, arm: str) -> str | None:
+    """The synthesis whose samples an arm learns from; a generator's own predictions learn from none."""
+    fit = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == arm))
+    return None if fit.own else fit.synthesis
+
+
 def _audit(study: Study, after: str) -> dict[str, Any]:
     found = study.run.json("audit.json")
-    synthesis = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == after)).synthesis
+    synthesis = _trained_on(study, after)
     if synthesis is None:
-        arms = [a for a in study.recipe.arms if study.recipe.fit(a.fit).synthesis]
+        arms = [a for a in study.recipe.arms if _trained_on(study, a.name)]
         arms.sort(key=lambda a: a.role != "candidate")
-        after, synthesis = (arms[0].name, study.recipe.fit(arms[0].fit).synthesis) if arms else ("", None)
+        after, synthesis = (arms[0].name, _trained_on(study, arms[0].name)) if arms else ("", None)
     rows = study.run.table("classes.parquet").to_pylist()
     classes = [{k: row[k] for k in ("name", "train", "val", "test", "bin")} for row in rows]
     if synthesis is not None:
@@ -222,7 +228,7 @@ def _prior(study: Study) -> dict[str, Any]:
     order, trials = np.argsort(-study.counts(), kind="stable"), _first_trials(study)
     arms = []
     for fit in study.recipe.fits:
-        if study.recipe.arms_of(fit.name):
+        if study.recipe.arms_of(fit.name) and not fit.own:
             seen: dict[str, Any] = {}
             for unit in study.trial_units(fit):
                 seen |= TrialFile(study.run, unit).notes["prior"]
@@ -249,10 +255,10 @@ def _cost(study: Study) -> dict[str, Any]:
         )
         for item in study.recipe.synthesis
     }
-    arms = {
-        name: seconds + made.get(study.recipe.fit(name).synthesis or "", 0.0)
-        for name, seconds in fits.items()
-    }
+    arms = {}
+    for name, seconds in fits.items():
+        fit = study.recipe.fit(name)
+        arms[name] = seconds + (0.0 if fit.own else made.get(fit.synthesis or "", 0.0))
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     return {"stages": stages, "arms": arms, "machine": machine}
 

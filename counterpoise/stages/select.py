@@ -55,8 +55,8 @@ def work(study: Study, unit: str) -> None:
 
 def _write_kept(study: Study, lot: Lot, files: list[str], kept: set[str]) -> None:
     """The kept samples in plan order, copied shard by shard: memory holds one shard."""
-    like = study.vectors("train", lot.draw, lot.synthesis)
-    with study.run.building_array(lot.kept, (len(kept), *like.shape[1:]), str(like.dtype)) as out:
+    shape, dtype = study.row_shape(lot.synthesis)
+    with study.run.building_array(lot.kept, (len(kept), *shape), dtype) as out:
         at = 0
         for file in files:
             x, ids = samples_in(study.run, file)

@@ -17,10 +17,10 @@ from counterpoise.data.pixels import Rows
 from counterpoise.generators.generator import Context, Failed, Lesson
 from counterpoise.generators.latent_mixture import PUBLISHED, LatentMixture
 from counterpoise.nets.vae import ImageVAE, VectorVAE
-from counterpoise.types import Refusal
+from counterpoise.types import Refusal, load
 
 SMALL = VectorVAE(width=16, latent=4)
-QUICK = LatentMixture(network=SMALL, steps=20, batch=16)
+QUICK = LatentMixture(network=SMALL, fit_steps=20, batch=16)
 COUNTS = (400, 80, 20)
 CENTRES = np.array([[3.0, 0, 0, 0, 0, 0], [0, 3, 0, 0, 0, 0], [1.5, 1.5, 1.5, 0, 0, 0]])
 
@@ -66,7 +66,7 @@ def recall(found: np.ndarray, labels: np.ndarray) -> float:
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
     out = tmp_path_factory.mktemp("blobs")
-    model = LatentMixture(network=VectorVAE(width=32, latent=8), steps=400, batch=64, lr=3e-3)
+    model = LatentMixture(network=VectorVAE(width=32, latent=8), fit_steps=400, batch=64, lr=3e-3)
     model.fit(lesson(*blobs()), out, seed=1)
     return model, out
 
@@ -207,7 +207,7 @@ def digits(tmp_path_factory):
     out = tmp_path_factory.mktemp("digits")
     found = load_digits()
     x = (found.images * 255 / 16).round().astype(np.uint8)[..., None]
-    model = LatentMixture(network=ImageVAE(width=8, latent=16), steps=150, batch=64, lr=5e-3)
+    model = LatentMixture(network=ImageVAE(width=8, latent=16), fit_steps=150, batch=64, lr=5e-3)
     model.fit(lesson(x[:1000], found.target[:1000], 10), out, seed=1)
     return model, out, x, found.target
 
@@ -237,7 +237,7 @@ def test_pictures_have_codes_as_samples(digits):
 
 def test_pictures_may_be_augmented_and_have_colours(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (12, 32, 30, 3), np.uint8)[:, :30]
-    model = LatentMixture(network=ImageVAE(width=4, latent=4), steps=3, batch=4, augment=(Crop(), Flip()))
+    model = LatentMixture(network=ImageVAE(width=4, latent=4), fit_steps=3, batch=4, augment=(Crop(), Flip()))
     model.fit(lesson(x, np.arange(12) % 3), tmp_path, seed=1)
     assert model.encoder(tmp_path)(x).shape == (12, 4)
     assert (tmp_path / "components.png").exists()
@@ -245,7 +245,7 @@ def test_pictures_may_be_augmented_and_have_colours(tmp_path):
 
 def test_the_published_setting_runs_on_small_pictures(tmp_path):
     x = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
-    model = dataclasses.replace(PUBLISHED, network=ImageVAE(width=4, latent=32), steps=3, batch=4)
+    model = dataclasses.replace(PUBLISHED, network=ImageVAE(width=4, latent=32), fit_steps=3, batch=4)
     model.fit(lesson(x, np.arange(6) % 3), tmp_path, seed=1)
     assert PUBLISHED.network.latent == 2048
     assert len(model.load(tmp_path, context(x))([row(0, 2)])) == 1
@@ -333,3 +333,27 @@ def test_how_far_a_translation_goes_may_change_over_finished_weights(tmp_path):
         model.fit(lesson(x, labels), tmp_path, seed=3)
         made.append(model.load(tmp_path, context(x))([row(0, 2, 0, 0)])[0])
     assert not np.allclose(*made)
+
+
+def test_a_fitted_one_opens_whatever_the_defaults_have_become(tmp_path):
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    model = LatentMixture(fit_steps=2, batch=4)
+    model.fit(Lesson(Rows.of(x), np.arange(20) % 2, None, ["a", "b"]), tmp_path, seed=0)
+    told = json.loads((tmp_path / "config.json").read_text())
+    assert load(told["network"]) == VectorVAE()
+    with pytest.raises(Refusal, match="ImageVAE does not work on rows of the shape"):
+        LatentMixture(network=ImageVAE(), fit_steps=2).fit(
+            Lesson(Rows.of(x), np.arange(20) % 2, None, ["a", "b"]), tmp_path / "other", seed=0
+        )
+
+
+@pytest.mark.parametrize("kind", ["softmax", "mixture"])
+def test_nothing_is_predicted_to_be_of_a_class_without_rows(kind, tmp_path):
+    labels = np.arange(60) % 2 * 2  # class 1 is between the two others, and empty
+    x = (np.random.default_rng(0).normal(size=(60, 3)) + labels[:, None]).astype(np.float32)
+    model = LatentMixture(network=VectorVAE(width=16, latent=4), fit_steps=40, batch=16)
+    model.fit(Lesson(Rows.of(x), labels, None, ["a", "b", "c"]), tmp_path, seed=0)
+    told, z = model.head(tmp_path, kind), model.encoder(tmp_path)(x)
+    logits = z @ told["weight"].T + told["bias"] + (z**2 @ told["square"].T if "square" in told else 0)
+    assert 1 not in logits.argmax(1)
+    assert kind == "softmax" or set(logits.argmax(1)) == {0, 2}

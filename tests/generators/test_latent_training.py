@@ -51,7 +51,7 @@ def saving(monkeypatch):
 @pytest.mark.parametrize("kind", ["features", "pixels"])
 @pytest.mark.parametrize("at", [3, 6, 17])  # in the warm-up, where the components begin, after it
 def test_a_killed_fit_goes_on_to_the_same_weights(kind, at, saving, monkeypatch, tmp_path):
-    model = LatentMixture(network=NETWORKS[kind], steps=20, batch=8, warmup=0.3)
+    model = LatentMixture(network=NETWORKS[kind], fit_steps=20, batch=8, warmup=0.3)
     rows = FEATURES if kind == "features" else PICTURES
     model.fit(lesson(rows), tmp_path / "whole", seed=1)
     saving(at)
@@ -67,7 +67,7 @@ def test_a_killed_fit_goes_on_to_the_same_weights(kind, at, saving, monkeypatch,
 
 def test_the_terms_are_logged_apart_and_progress_is_told(tmp_path):
     told: list[float] = []
-    model = LatentMixture(network=NETWORKS["features"], steps=250, batch=8)
+    model = LatentMixture(network=NETWORKS["features"], fit_steps=250, batch=8)
     model.fit(lesson(FEATURES, told.append), tmp_path, seed=1)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [100, 200, 250]
@@ -79,7 +79,7 @@ def test_the_terms_are_logged_apart_and_progress_is_told(tmp_path):
 
 
 def test_a_training_that_blows_up_is_stopped_with_its_rate(tmp_path):
-    model = LatentMixture(network=NETWORKS["features"], steps=50, batch=8, lr=1e30)
+    model = LatentMixture(network=NETWORKS["features"], fit_steps=50, batch=8, lr=1e30)
     with pytest.raises(Refusal, match=r"stopped at step .* Lower the learning rate \(it is 1e\+30\)"):
         model.fit(lesson(FEATURES), tmp_path, seed=1)
     assert not (tmp_path / "weights.safetensors").exists()

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 from studies import fill
+from typer.testing import CliRunner
 
 from counterpoise import Data, Holdout, Predictor, Refusal, Run, Trials, open_source, parse_cut, run
 from counterpoise.arms import LOSSES, LossName
+from counterpoise.cli import app
+from counterpoise.nets.vae import ImageVAE, VectorVAE
 from counterpoise.recipes.baselines import baselines
 from counterpoise.recipes.feature_diffusion import feature_diffusion
 from counterpoise.recipes.latent_mixture import latent_mixture
@@ -200,3 +203,37 @@ def test_a_generator_of_features_is_no_generator_of_pixels(photos, tiny):
     fit = dataclasses.replace(features.fits[-1], own="mixture")
     with pytest.raises(Refusal, match="makes no predictions of its own"):
         dataclasses.replace(features, fits=(*features.fits[:-1], fit))
+
+
+def test_the_published_mixture_takes_features_as_well(photos, tiny):
+    for flags, network in (({"backbone": str(tiny)}, VectorVAE), ({}, ImageVAE)):
+        made = study(latent_mixture, photos, published=True, **flags)
+        assert {type(item.generator.network) for item in made.synthesis} == {network}
+        assert {item.generator.network.latent for item in made.synthesis} == {2048}
+
+
+def test_own_predictions_claim_only_where_every_trial_has_a_fit_of_its_own(photos):
+    """With one fit for all trials its luck would be counted as often as there are trials."""
+    for draws, role in ((None, "control"), (2, "control"), (3, "candidate")):
+        roles = {arm.name: arm.role for arm in study(latent_mixture, photos, draws=draws).arms}
+        assert roles["mixture_softmax_adjusted"] == roles["mixture_rule"] == role
+        assert roles["transfer"] == "candidate"
+
+
+def test_a_mixture_that_would_learn_for_another_time_is_refused_and_named(photos, tmp_path):
+    run(study(latent_mixture, photos, width=4, steps=2, fit_steps=3), tmp_path / "run", until="plan")
+    with pytest.raises(Refusal, match=r"generator\.fit_steps was 3, the recipe now says 4.*--redo fit"):
+        run(study(latent_mixture, photos, width=4, steps=2, fit_steps=4), tmp_path / "run")
+
+
+def test_settings_out_of_range_are_refused_by_name(photos, tiny, tmp_path):
+    for flag, value, field in (
+        ("strength", "2", "FromLarger.strength"),
+        ("components", "-1", "Frozen.components"),
+    ):
+        command = ["run", str(photos), "--recipe", "feature_diffusion", "--backbone", str(tiny), "--smoke"]
+        answer = CliRunner().invoke(app, [*command, f"--{flag}", value, "--to", str(tmp_path / flag)])
+        assert isinstance(answer.exception, Refusal), answer.output
+        assert str(answer.exception).startswith(field)
+    with pytest.raises(Refusal, match="--kl is the weight of the mixture"):
+        study(latent_mixture, photos, kl=0.0)
