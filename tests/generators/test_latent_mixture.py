@@ -315,11 +315,13 @@ def test_the_same_seed_learns_the_same_weights_and_a_finished_fit_is_left_alone(
     assert not list(tmp_path.glob("**/state-*"))
 
 
-@pytest.mark.parametrize("change", ["seed", "data", "steps", "network"])
+@pytest.mark.parametrize("change", ["seed", "data", "fit_steps", "network"])
 def test_finished_weights_of_other_settings_or_data_are_refused(change, tmp_path):
     x, labels = blobs()
     QUICK.fit(lesson(x, labels), tmp_path, seed=3)
-    changed = {"steps": {"steps": 21}, "network": {"network": VectorVAE(width=24, latent=4)}}.get(change, {})
+    changed = {"fit_steps": {"fit_steps": 21}, "network": {"network": VectorVAE(width=24, latent=4)}}.get(
+        change, {}
+    )
     data = (x[:-1], labels[:-1]) if change == "data" else (x, labels)
     with pytest.raises(Refusal, match="fitted with other settings or other data"):
         dataclasses.replace(QUICK, **changed).fit(lesson(*data), tmp_path, seed=4 if change == "seed" else 3)
