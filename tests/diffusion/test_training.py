@@ -141,10 +141,10 @@ def test_a_preview_that_takes_longer_than_a_save_is_due_is_not_repeated_at_every
 
     def slow(step, net):
         drawn.append(step)
-        time.sleep(0.05)
+        time.sleep(0.5)
         return b"png"
 
-    train(Folder(tmp_path, "x", draw=slow, every_s=0.04), steps=60)
+    train(Folder(tmp_path, "x", draw=slow, every_s=0.4), steps=60)
     assert len(drawn) < 20
 
 
