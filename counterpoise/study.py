@@ -314,8 +314,6 @@ def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:
 
 
 def flat(x: np.ndarray) -> np.ndarray:
-    """Rows as float32 vectors (n, d); pixels come out in [0, 1]."""
-    made = (
-        np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.float32, copy=False)
-    )  # maybe no rows
+    """Rows, of which there may be none, as float32 vectors (n, d); pixels come out in [0, 1]."""
+    made = np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.float32, copy=False)
     return made / 255 if x.dtype == np.uint8 else made

@@ -56,7 +56,7 @@ class LinearHead:
         return cls(weight, bias, np.zeros(dim, np.float32), np.ones(dim, np.float32), normalise, square)
 
     def transform(self, features: Tensor) -> Tensor:
-        moved = (features.float() - _like(self.center, features)) / _like(self.scale, features)
+        moved = (features.float() - _like(self.center, features)).div_(_like(self.scale, features))
         return F.normalize(moved, dim=-1) if self.normalise else moved
 
     @overload

@@ -81,7 +81,7 @@ def latent_mixture(
     synthesis = (
         Synthesis("encoder", plain, nothing, FromNoise(), select=KeepAll()),
         Synthesis(OWN, generator, budget, FromNoise(), select=KeepAll()),
-        Synthesis("transfer", generator, budget, FromLarger(None), select=KeepAll()),
+        Synthesis("transfer", generator, budget, FromLarger(neighbours=None), select=KeepAll()),
         Synthesis("posterior", generator, budget, SameClass(), select=KeepAll()),
     )
     fits, arms = cheap_arms.on_features() if frozen else cheap_arms.cheap(look)
