@@ -5,7 +5,7 @@ A guide never counts its calls (Heun makes two per step) and takes every row of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -17,12 +17,35 @@ from counterpoise.diffusion.denoisers import Cond, Denoiser
 from counterpoise.types import Refusal, part
 
 
+class Teacher(Protocol):
+    """A frozen classifier as guides hear it; gradients pass. `seen` are rows as it saw them while it learnt.
+
+    Features are its penultimate ones, less the mean of the class asked for, whitened by the covariance of all classes.
+    """
+
+    def __call__(self, seen: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+        """(b, ...), (b,) => logits (b, C), features (b, k)."""
+        ...
+
+
+def _nobody(what: str, rows: Tensor) -> None:
+    """Nobody is told."""
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a guide may look at beside the denoiser."""
+    """What a guide may look at beside the denoiser. Everything by row is of one batch, in its order."""
 
     ladder: Tensor | None = None  # the rungs this batch comes down
     weak: Denoiser | None = None  # a smaller or less trained copy of the model
+    model: Denoiser | None = None  # the network alone, without any guide
+    spread: float = 1.0  # standard deviation of clean x, about
+    label: Tensor | None = None  # (b,) the class each row claims, as the teacher counts classes
+    look: Callable[[Tensor], Tensor] | None = None  # clean x => rows as classifiers see them; gradients pass
+    teacher: Teacher | None = None
+    judge: Teacher | None = None  # another one, that no guide follows
+    dealt: Tensor | None = None  # (b, ...) a real row of its class for each, as classifiers see them
+    tell: Callable[[str, Tensor], None] = _nobody  # what befell which rows (b,) bool, at one noise level
 
 
 @runtime_checkable

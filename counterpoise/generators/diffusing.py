@@ -53,11 +53,37 @@ class Space(Protocol):
         """What its limits ask of every estimate, around all other guides."""
         ...
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation of a number in x, about."""
+        ...
+
     def into(self, rows: np.ndarray, labels: np.ndarray) -> Tensor: ...
     def back(self, x: Tensor, labels: np.ndarray) -> np.ndarray: ...
+    def look(self, x: Tensor, labels: Tensor) -> Tensor:
+        """x as a classifier sees rows; gradients pass."""
+        ...
+
     def sources(self, rows: Sequence[Row], ctx: Context) -> Tensor:
         """Where these rows of a plan start, without noise."""
         ...
+
+
+class Shares:
+    """At how many of the noise levels where something may befall a row it did."""
+
+    def __init__(self) -> None:
+        self.levels: dict[str, Tensor] = {}
+
+    def add(self, what: str, rows: Tensor) -> None:
+        self.levels[what] = self.levels.get(what, torch.zeros(len(rows))) + rows.cpu().float()
+
+    def told(self) -> dict[str, np.ndarray]:
+        """By what befell them, the share of the guided noise levels for each row (b,)."""
+        guided = self.levels.pop("guided", None)
+        if guided is None:
+            return {}
+        return {what: (times / guided).numpy() for what, times in self.levels.items()}
 
 
 class Diffusing:
@@ -176,15 +202,28 @@ class Diffusing:
             seeds = [row["seed"] for row in rows]
             strength = rows[0]["strength"]
             rungs = cut(ladder(), strength)
-            guides = GuideContext(ladder=rungs, weak=None if weak is None else denoiser(weak))
-            denoise = guided(denoiser(net), (*self.guides, *space.guides), guides)
             labels = np.array([row["label"] for row in rows])
-            cond = Cond(torch.from_numpy(labels).to(device))
+            label = torch.from_numpy(labels).to(device)
+            cond, plain, shares = Cond(label), denoiser(net), Shares()
+            hears = GuideContext(
+                ladder=rungs,
+                weak=None if weak is None else denoiser(weak),
+                model=plain,
+                spread=space.spread,
+                label=torch.from_numpy(ctx.class_of(labels)).to(device),
+                look=lambda x: space.look(x, label),
+                teacher=ctx.teacher,
+                judge=ctx.judge,
+                dealt=None if ctx.dealt is None else torch.from_numpy(ctx.dealt(rows)).to(device),
+                tell=shares.add,
+            )
+            denoise = guided(plain, (*self.guides, *space.guides, *ctx.guides), hears)
             if strength < 1:
                 x = from_source(rungs, space.sources(rows, ctx), seeds)
             else:
                 x = from_noise(rungs, seeds, space.shape)
             made = SAMPLERS[self.sampler](denoise, x.to(device), rungs, cond, seeds).cpu()
+            ctx.tell(rows, shares.told())
             sound = made.flatten(1).isfinite().all(1).tolist()
             found = space.back(made, labels)
             return [one if ok else Failed("not finite") for one, ok in zip(found, sound, strict=True)]

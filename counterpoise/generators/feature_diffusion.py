@@ -38,6 +38,7 @@ class Vectors:
     moments: Moments
     energy: float | None
     guides: tuple[Any, ...] = ()  # features have no limits to keep
+    spread: float = 1.0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -48,6 +49,9 @@ class Vectors:
 
     def back(self, x: Tensor, labels: np.ndarray) -> np.ndarray:
         return self.moments.colour(x.flatten(1).numpy(), labels)
+
+    def look(self, x: Tensor, labels: Tensor) -> Tensor:
+        return self.moments.coloured(x.flatten(1), labels)
 
     def sources(self, rows: Sequence[Row], ctx: Context) -> Tensor:
         labels = np.array([row["label"] for row in rows])

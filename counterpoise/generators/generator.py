@@ -24,18 +24,30 @@ class Lesson:
     hear: Callable[[float], None] = field(default=lambda share: None)  # is told the share that is done
 
 
+Row = dict[str, Any]  # of a plan
+
+
 @dataclass(frozen=True)
 class Context:
-    """What a generator may look at while it samples: the real training rows of its own draw, by id."""
+    """What a generator may look at while it samples: the real training rows of its own draw, by id.
+
+    With `guides`, also what they listen to. `class_of` tells a teacher's class where labels are finer ones; `dealt` gives
+    each row of a plan a real row of its class; `tell` hears what befell the rows of a batch, a share of noise levels each.
+    """
 
     real: Callable[[Sequence[str]], np.ndarray]
+    guides: tuple[Any, ...] = ()
+    teacher: Any = None
+    judge: Any = None
+    class_of: Callable[[np.ndarray], np.ndarray] = field(default=lambda labels: labels)
+    dealt: Callable[[Sequence[Row]], np.ndarray] | None = None
+    tell: Callable[[Sequence[Row], dict[str, np.ndarray]], None] = field(default=lambda rows, shares: None)
 
 
 class Failed(Exception):
     """This one request cannot be met; the reason goes into its row."""
 
 
-Row = dict[str, Any]
 #: A batch of plan rows of one strength => a sample, or why there is none, for each; sample i depends on row i alone.
 Sampler = Callable[[Sequence[Row]], list[np.ndarray | Failed]]
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from counterpoise.data.pixels import Rows
 from counterpoise.generators.generator import Context, Row
@@ -70,6 +72,11 @@ class Moments:
         """And back, to the class of these labels: m_y + L z."""
         return (self.means[labels] + z @ self.root.T).astype(np.float32)
 
+    def coloured(self, z: Tensor, labels: Tensor) -> Tensor:
+        """The same on tensors; gradients pass."""
+        means, root = self._tensors
+        return means.to(z)[labels] + z @ root.to(z).T
+
     # --- moving --------------------------------------------------------------------------------------------
 
     def translate(
@@ -118,6 +125,10 @@ class Moments:
         there = self.energies > self.energies[0] * len(self.energies) * np.finfo(np.float32).eps
         shrunk = np.where(there, 1 / np.sqrt(np.where(there, self.energies, 1)), 0)
         return (self.directions * shrunk).astype(np.float32)
+
+    @cached_property
+    def _tensors(self) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(self.means).float(), torch.from_numpy(self.root).float()
 
     @cached_property
     def _eigen(self) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,7 @@ class Pixels:
 
     shape: tuple[int, ...]
     guides: tuple[Any, ...] = (Clamp(),)
+    spread: float = 0.5
 
     def into(self, rows: np.ndarray, labels: np.ndarray) -> Tensor:
         return torch.from_numpy(rows).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -48,6 +49,10 @@ class Pixels:
     def back(self, x: Tensor, labels: np.ndarray) -> np.ndarray:
         bytes_ = ((x.nan_to_num() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         return bytes_.permute(0, 2, 3, 1).contiguous().numpy()
+
+    def look(self, x: Tensor, labels: Tensor) -> Tensor:
+        """(b, c, h, w) in [0, 1]"""
+        return ((x + 1) / 2).clamp(0, 1)
 
     def sources(self, rows: Sequence[Row], ctx: Context) -> Tensor:
         return self.into(ctx.real([row["source_id"] for row in rows]), np.empty(0))
