@@ -189,9 +189,10 @@ def _examples(study: Study, synthesis: str | None, draw: int) -> Iterator[dict[s
         yield real | {"is_synthetic": False, "pixels": pixels[row]}
     if synthesis is None:
         return
-    lot = Lot(synthesis, draw)
-    samples, selection = study.kept(lot)
-    plan = {row["request_id"]: row for row in study.run.table(lot.plan).to_pylist()}
+    first = Lot(synthesis, draw)
+    samples, selection = study.kept_of(first)
+    plans = [study.run.table(lot.plan).to_pylist() for lot in study.rounds(first)]
+    plan = {row["request_id"]: row for rows in plans for row in rows}
     for x, request in zip(samples, selection["request_id"].to_pylist(), strict=True):
         wanted = plan[request]
         yield {

@@ -37,9 +37,10 @@ STAGES = (
     Stage("audit",    "data/train; of test labels and hashes", ("audit.json", "classes.parquet", "quarantine.parquet"), "-", ()),
     Stage("teach",    "train, val, pool",                 ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
     Stage("fit",      "train, val, pool",                 ("generators", "codes"),               "draws",   ("synthesis",)),
-    Stage("plan",     "audit, teacher, train",            ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing")),
-    Stage("generate", "plan, generator",                  ("samples",),                           "shards",  ("rows_per_batch", "synthesis[].generator.sampler", "synthesis[].generator.steps", "synthesis[].generator.guides")),
-    Stage("score",    "samples, train",                   ("scores",),                            "shards",  ("synthesis[].scores",)),
+    Stage("tutor",    "train, val, selected of earlier rounds", ("tutors",),                      "draws",   ("synthesis[].tutor",)),
+    Stage("plan",     "audit, tutor, train",              ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing")),
+    Stage("generate", "plan, generator, tutor",           ("samples",),                           "shards",  ("rows_per_batch", "synthesis[].guides", "synthesis[].generator.sampler", "synthesis[].generator.steps", "synthesis[].generator.guides")),
+    Stage("score",    "samples, tutor, train",                 ("scores",),                            "shards",  ("synthesis[].scores",)),
     Stage("select",   "samples, scores",                  ("selected",),                          "draws",   ("synthesis[].select",)),
     Stage("measure",  "train, val, teacher, selected",    ("fidelity",),                          "draws",   ()),
     Stage("train",    "train, val, selected",             ("train",),                             "trials",  ()),
@@ -49,6 +50,7 @@ STAGES = (
 )
 # fmt: on
 NAMES = tuple(stage.name for stage in STAGES)
+ROUND = ("tutor", "plan", "generate", "score", "select")  # done again while a tutor finds that it pays
 
 
 def steps_of(stage: str) -> Sequence[Any]:
@@ -101,10 +103,20 @@ def execute(
     if command:
         run.put_json("command.json", {"command": command})
     with _workers(processes) as work:
-        for stage in NAMES[: NAMES.index(until) + 1]:
+        for stage in _until(study, until):
             for step in range(len(steps_of(stage))):
                 _do(study, stage, step, work, progress or _silent)
     return run
+
+
+def _until(study: Study, last: str) -> Iterator[str]:
+    """The stages in order, those of a round again for as long as there is a tutor to be taught."""
+    wanted = NAMES[: NAMES.index(last) + 1]
+    for stage in wanted:
+        yield stage
+        if stage == ROUND[-1]:
+            while any(not study.run.has(unit) for unit in steps_of(ROUND[0])[0].units(study)):
+                yield from ROUND
 
 
 def fit_here(path: str | Path, progress: Progress | None = None) -> None:

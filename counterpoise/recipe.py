@@ -9,6 +9,7 @@ from pydantic import Field
 
 from counterpoise.classifiers.robust import Mean
 from counterpoise.classifiers.training import Training
+from counterpoise.classifiers.tutor import Tutor
 from counterpoise.types import Refusal, part
 
 Role = Literal["baseline", "control", "candidate"]
@@ -40,7 +41,12 @@ class Trials:
 
 @part
 class Synthesis:
-    """One way of making samples: how many, from what, by which generator, and which are kept."""
+    """One way of making samples: how many, from what, by which generator, and which are kept.
+
+    `guides` pull every sample, around the guides that the generator has itself; a `tutor` is the classifier that guides,
+    budgets and scores may listen to. With `by_group`, class x group cells take the place of classes in the budget, the
+    pairing and the generator.
+    """
 
     name: str
     generator: Any
@@ -48,6 +54,14 @@ class Synthesis:
     pairing: Any
     scores: tuple[tuple[str, Any], ...] = ()
     select: Any = None
+    guides: tuple[Any, ...] = ()
+    tutor: Tutor | None = None
+    by_group: bool = False
+
+    @property
+    def rounds(self) -> int:
+        """At most so many times samples are planned, made and learnt from."""
+        return getattr(self.budget, "rounds", 1)
 
 
 @part
@@ -132,6 +146,7 @@ class Recipe:
                     f"{' or '.join(item.generator.spaces)}, and this study's rows are {space}: "
                     f"{'leave out --backbone' if space == 'features' else 'name a --backbone'}, or take another generator"
                 )
+            self._check_listening(item)
         own = {item.name for item in self.synthesis if item.generator.own_space}
         for fit in self.fits:
             if fit.own and fit.synthesis not in own:
@@ -159,6 +174,33 @@ class Recipe:
                 raise Refusal(
                     f"recipe.fits.{fit.name}: WiSE-FT starts from a plain linear head, not from the cosines of "
                     f"{type(fit.loss).__name__}: use another loss, or wise=False"
+                )
+
+    def _check_listening(self, item: Synthesis) -> None:
+        where = f"recipe.synthesis.{item.name}"
+        if item.guides and not item.generator.takes_guides:
+            raise Refusal(
+                f"{where}.guides: {type(item.generator).__name__} has no denoiser to guide: leave guides empty"
+            )
+        parts = (*item.guides, item.budget, *(score for _, score in item.scores))
+        deaf = [type(found).__name__ for found in parts if getattr(found, "listens", False)]
+        if deaf and item.tutor is None:
+            raise Refusal(
+                f"{where}.tutor: {', '.join(deaf)} listen to a classifier and there is none: give it a Tutor"
+            )
+        if item.generator.own_space and (item.by_group or item.rounds > 1):
+            raise Refusal(
+                f"{where}: samples of {type(item.generator).__name__} are codes of its own encoder, so it can neither be "
+                "asked for groups nor work in rounds: use by_group=False and a budget for one round"
+            )
+        if item.tutor is not None:
+            able = [
+                fit.name for fit in self.fits if fit.pool is None and fit.synthesis is None and not fit.wise
+            ]
+            if item.tutor.fit not in able:
+                raise Refusal(
+                    f"{where}.tutor.fit: a tutor is trained as one of the fits on real rows is, found "
+                    f"{item.tutor.fit!r} (such fits: {', '.join(able)})"
                 )
 
     def fit(self, name: str) -> Fit:

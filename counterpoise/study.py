@@ -5,8 +5,9 @@ Only intake writes `data/`, and only `evaluate` may ask for `role="test"`.
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -63,6 +64,15 @@ class Lot:
 
     def calibration(self, score: str) -> str:
         return f"scores/{self.place}/{score}/calibration.json"
+
+    @property
+    def tutor(self) -> str:
+        return f"tutors/{self.place}.safetensors"
+
+    @property
+    def before(self) -> Lot:
+        """The lot of the round before."""
+        return replace(self, round=self.round - 1)
 
     @property
     def selected(self) -> str:
@@ -224,16 +234,43 @@ class Study:
     def synthesis(self, name: str) -> Synthesis:
         return next(item for item in self.recipe.synthesis if item.name == name)
 
-    def lots(self) -> list[Lot]:
-        """Every lot of samples of the study."""
+    def first_lots(self) -> list[Lot]:
+        """Those of the first round: one per draw and synthesis."""
         draws = range(self.recipe.trials.draws)
         return [Lot(item.name, draw) for draw in draws for item in self.recipe.synthesis]
 
+    def lots(self) -> list[Lot]:
+        """Every lot of samples that the study has so far."""
+        return [lot for first in self.first_lots() for lot in self.rounds(first)]
+
+    def rounds(self, lot: Lot) -> list[Lot]:
+        """The lots of a synthesis and draw: the first, and one for each round whose tutor said to go on."""
+        item, found = self.synthesis(lot.synthesis), [replace(lot, round=0)]
+        for number in range(1, item.rounds):
+            later = replace(lot, round=number)
+            if not self.run.has(later.tutor) or not item.budget.goes_on(self.history(later)):
+                break
+            found.append(later)
+        return found
+
+    def history(self, lot: Lot) -> list[float]:
+        """Validation scores of the tutors of all rounds up to this one; the first has seen real rows only."""
+        with safe_open(self.run / self.tutor_of(lot), "np") as file:
+            return json.loads(file.metadata()["notes"])["history"]
+
+    def tutor_of(self, lot: Lot) -> str:
+        """Where the tutor of a lot lies. In the first round, before any sample, equal tutors are one."""
+        if lot.round:
+            return lot.tutor
+        mine = self.synthesis(lot.synthesis)
+        alike = lambda item: (item.tutor, item.by_group) == (mine.tutor, mine.by_group)  # noqa: E731
+        return Lot(next(item.name for item in self.recipe.synthesis if alike(item)), lot.draw).tutor
+
     def _fitted(self, lot: Lot) -> Lot:
         """The lot whose generator this one samples from: the first one with the same settings."""
-        generator = self.synthesis(lot.synthesis).generator
-        first = next(item.name for item in self.recipe.synthesis if item.generator == generator)
-        return Lot(first, lot.draw, lot.round)
+        mine = self.synthesis(lot.synthesis)
+        alike = lambda item: (item.generator, item.by_group) == (mine.generator, mine.by_group)  # noqa: E731
+        return Lot(next(item.name for item in self.recipe.synthesis if alike(item)), lot.draw)
 
     def generator_of(self, lot: Lot) -> str:
         """Where the weights lie that make this lot. Syntheses that differ only in their plans share them."""
@@ -243,9 +280,35 @@ class Study:
         return range(self.run.meta(lot.plan)["shards"])
 
     def kept(self, lot: Lot) -> tuple[np.ndarray, pa.Table]:
-        """The selected samples and their rows of the selection, in the same order."""
+        """The selected samples of one round and their rows of the selection, in the same order."""
         selection = self.run.table(lot.selected)
         return self.run.array(lot.kept), selection.filter(pc.is_null(selection["drop"]))
+
+    def kept_of(self, lot: Lot) -> tuple[np.ndarray, pa.Table]:
+        """The same of all its rounds, one behind the other."""
+        arrays, tables = zip(*(self.kept(one) for one in self.rounds(lot)), strict=True)
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays), pa.concat_tables(tables)
+
+    # --- cells: a class in a group -------------------------------------------------------------------------
+
+    def cells(self, role: str) -> np.ndarray:
+        """Class x group cell of every row of a role: class * groups + group."""
+        groups = self.group_ids(role)
+        if groups is None or (groups < 0).any():
+            raise Refusal(
+                f"by_group needs the group of every row, found {'none' if groups is None else (groups < 0).sum()} "
+                f"{'at all' if groups is None else f'rows of {role} without one'}: add a group column, or use by_group=False"
+            )
+        return self.labels(role) * len(self.groups) + groups
+
+    def cell_count(self, synthesis: str) -> int:
+        """Classes, or class x group cells where a synthesis fills those."""
+        return len(self.classes) * (len(self.groups) if self.synthesis(synthesis).by_group else 1)
+
+    def cell_names(self, synthesis: str) -> list[str]:
+        if not self.synthesis(synthesis).by_group:
+            return self.classes
+        return [f"{name} / {group}" for name in self.classes for group in self.groups]
 
     # --- trials --------------------------------------------------------------------------------------------
 
@@ -281,28 +344,33 @@ def real_of(
 
 
 def rows_of(
-    study: Study, draw: int, synthesis: str | None
+    study: Study, draw: int, synthesis: str | None, rounds: int | None = None
 ) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
     """Real rows of a draw with the kept samples behind them: rows, labels, groups, and which rows are synthetic.
 
-    A row whose group nobody knows, such as a sample that starts from noise, is in group -1.
+    `rounds`: only those of the first so many. A row whose group nobody knows, such as a sample that starts from noise,
+    is in group -1.
     """
     rows, labels, groups = real_of(study, draw, synthesis)
     if synthesis is None:
         return rows, labels, groups, np.zeros(len(labels), bool)
     (real,), order = rows.arrays, rows.order
-    lot = Lot(synthesis, draw)
-    samples, selection = study.kept(lot)
-    made = selection["label"].to_numpy().astype(np.int64)
-    everything = np.concatenate([order, len(real) + np.arange(len(samples))])
-    if groups is not None:
-        plan = study.run.table(lot.plan, ["request_id", "group"])
-        known = pc.fill_null(plan["group"], -1).to_pylist()
-        group_of = dict(zip(plan["request_id"].to_pylist(), known, strict=True))
-        theirs = [group_of[name] for name in selection["request_id"].to_pylist()]
-        groups = np.concatenate([groups, np.array(theirs, np.int64)])
-    synthetic = np.concatenate([np.zeros(len(order), bool), np.ones(len(samples), bool)])
-    return Rows.of(real, samples, order=everything), np.concatenate([labels, made]), groups, synthetic
+    arrays, made = [real], [labels]
+    known = [] if groups is None else [groups]
+    for lot in study.rounds(Lot(synthesis, draw))[:rounds]:
+        samples, selection = study.kept(lot)
+        arrays.append(samples)
+        made.append(selection["label"].to_numpy().astype(np.int64))
+        if groups is not None:
+            plan = study.run.table(lot.plan, ["request_id", "group"])
+            group_of = dict(
+                zip(plan["request_id"].to_pylist(), pc.fill_null(plan["group"], -1).to_pylist(), strict=True)
+            )
+            known.append(np.array([group_of[name] for name in selection["request_id"].to_pylist()], np.int64))
+    labels = np.concatenate(made)
+    everything = np.concatenate([order, len(real) + np.arange(len(labels) - len(order))])
+    synthetic = np.arange(len(labels)) >= len(order)
+    return Rows.of(*arrays, order=everything), labels, np.concatenate(known) if known else None, synthetic
 
 
 def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:

@@ -98,6 +98,8 @@ SAMPLES = pa.schema(
         ("reason", pa.string()),
         ("x", pa.binary()),
         ("pixel_hash", pa.string()),
+        ("held", pa.float32()),
+        ("unfelt", pa.float32()),
     ]
 )
 

@@ -24,7 +24,7 @@ from counterpoise.classifiers import mixing
 from counterpoise.classifiers.decoupling import Rows as Labelled
 from counterpoise.classifiers.decoupling import balanced_accuracy, choose_wise, probe
 from counterpoise.classifiers.heads import HeadJob, LinearHead, cosine_scale, train_heads
-from counterpoise.classifiers.training import Lesson, features_of, train_network
+from counterpoise.classifiers.training import Lesson, Training, features_of, train_network
 from counterpoise.data.pixels import Rows
 from counterpoise.recipe import Fit
 from counterpoise.rundir import Run
@@ -109,6 +109,17 @@ class Pupil:
     def stream(self, steps: int, batch: int, seed: int) -> np.ndarray:
         return mixing.stream(self.fit.sampler, self.labels, self.weights, steps, batch, seed, self.groups)
 
+    def lesson(self, training: Training, seed: int, patches_seed: int) -> Lesson:
+        """All that a network is taught from."""
+        return Lesson(
+            self.rows,
+            torch.from_numpy(self.targets),
+            None if self.groups is None else torch.from_numpy(self.groups),
+            self.stream(training.steps, training.batch, seed),
+            lambda progress: torch.from_numpy(self.prior(progress)).float(),
+            self.patches(training.steps, training.batch, patches_seed),
+        )
+
     def prior(self, progress: float = 0.0) -> np.ndarray:
         """Label mass in rows, as the loader really yields it, pasted patches included (evidence rule 4)."""
         prior = self._drawn(progress) if self.fit.sampler.moves else self._always
@@ -187,15 +198,7 @@ def _networks(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]:
         pupil = Pupil.of(study, fit, trial)
         seed = study.seed("trial", trial)
         net = build_network(study, fit, seed)
-        groups = None if pupil.groups is None else torch.from_numpy(pupil.groups)
-        lesson = Lesson(
-            pupil.rows,
-            torch.from_numpy(pupil.targets),
-            groups,
-            pupil.stream(training.steps, training.batch, seed),
-            lambda progress, pupil=pupil: torch.from_numpy(pupil.prior(progress)).float(),  # type: ignore[misc]
-            pupil.patches(training.steps, training.batch, study.seed("patches", trial)),
-        )
+        lesson = pupil.lesson(training, seed, study.seed("patches", trial))
         given = _probed(net, pupil, training.batch, seed) if fit.wise else None
         train_network(net, lesson, fit.loss, fit.reduction, fit.augment, training, seed)
         chosen = {} if given is None else _go_back(study, net, fit, given)

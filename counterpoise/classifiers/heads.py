@@ -115,6 +115,7 @@ class HeadJob:
     seed: int
     reduction: Reduction = MEAN
     groups: np.ndarray | None = None  # (N,) group of each row, for the reductions that look at them
+    start: LinearHead | None = None  # goes on from this head, which was standardised on the same rows
 
 
 def standardisation(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -296,9 +297,10 @@ def _train_block(
     steps, _, batch = rows.shape
     groups = _groups(jobs, arms)
     classes = groups[0].prior.shape[1]
-    weight = torch.stack([_initial(job.seed, classes, dim) for job in jobs])
+    begun = [_begun(job, classes, dim) for job in jobs]
+    weight = torch.stack([weight for weight, _ in begun])
     weight = weight.view(streams, arms * classes, dim).transpose(1, 2).contiguous()  # (S, D, A C)
-    bias = torch.zeros(streams, 1, arms * classes)
+    bias = torch.stack([bias for _, bias in begun]).view(streams, 1, arms * classes)
     update_bias = replace(update, weight_decay=0.0)
     state, state_bias = update.state(weight), update.state(bias)
     gathered = torch.empty(streams * batch, dim)
@@ -325,9 +327,12 @@ def _train_block(
     return weight, bias.view(trials, classes)
 
 
-def _initial(seed: int, classes: int, dim: int) -> Tensor:
-    rng = torch.Generator().manual_seed(derive("head", seed))
-    return (torch.rand(classes, dim, generator=rng) * 2 - 1) / math.sqrt(dim)
+def _begun(job: HeadJob, classes: int, dim: int) -> tuple[Tensor, Tensor]:
+    """First weights (C, D) and biases (C,)."""
+    if job.start is not None:
+        return torch.from_numpy(job.start.weight), torch.from_numpy(job.start.bias)
+    rng = torch.Generator().manual_seed(derive("head", job.seed))
+    return (torch.rand(classes, dim, generator=rng) * 2 - 1) / math.sqrt(dim), torch.zeros(classes)
 
 
 def _like(array: np.ndarray, other: Tensor) -> Tensor:

@@ -49,3 +49,9 @@ class Rows:
 def as_float(x: Tensor) -> Tensor:
     """[0, 255] bytes => [0, 1] floats; floats pass."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+
+def as_seen(rows: np.ndarray) -> Tensor:
+    """Rows as they are stored, as a classifier sees them: bytes (n, h, w, c) => [0, 1] (n, c, h, w); vectors pass."""
+    x = torch.from_numpy(np.array(rows))
+    return as_float(x.permute(0, 3, 1, 2)) if x.ndim == 4 else x

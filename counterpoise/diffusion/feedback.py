@@ -9,7 +9,7 @@ sigma^2 s^2 / (sigma^2 + s^2), and so neither calls the network again nor goes b
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ from counterpoise.types import Refusal, part
 TINY = 1e-12  # of a gradient's norm: less is none
 REACH = 3.0  # standard deviations of what x0 may still be: further the linear step means nothing
 
-Value = Callable[[Tensor], Tensor]  # an estimate of the clean x => one number per row
+Value = Callable[[Tensor], Tensor]  # rows as classifiers see them => one number each
 
 
 @part
@@ -43,27 +43,29 @@ class Feedback:
     after: Annotated[float, Field(ge=0, lt=1)] = 0.1
     before: Annotated[float, Field(gt=0, le=1)] = 0.9
     floor: Annotated[float, Field(le=0)] | None = -1.0
+    listens: ClassVar[bool] = True
 
     def __call__(self, denoise: Denoiser, ctx: Context) -> Denoiser:
         if self.scale == 0:
             return denoise
-        teacher, look, label = ctx.teacher, ctx.look, ctx.label
-        if teacher is None or look is None or label is None:
+        teacher, label = ctx.teacher, ctx.label
+        if teacher is None or label is None:
             raise Refusal("Feedback listens to a classifier, and there is none: give the synthesis a tutor")
+        highest = int(label.max())
 
-        def value(clean: Tensor) -> Tensor:
-            logits, features = teacher(look(clean), label)
-            if logits.shape[1] < 2 or logits.shape[1] <= int(label.max()):
+        def value(seen: Tensor) -> Tensor:
+            logits, features = teacher(seen, label)
+            if logits.shape[1] < 2 or logits.shape[1] <= highest:
                 raise Refusal(
                     f"a teacher must know at least two classes and all that are asked for, found one of "
-                    f"{logits.shape[1]} classes asked for class {int(label.max())}"
+                    f"{logits.shape[1]} classes asked for class {highest}"
                 )
             return self.criterion(logits, features, label)
 
         if self.mode == "published":
-            return _published(denoise, ctx, value, self.scale, self.every)
+            return _published(denoise, ctx, value, self.scale, acting(ctx, self.every))
         rungs = acting(ctx, self.every, self.after, self.before)
-        return tilted(denoise, ctx, value, self.scale * self.every, rungs, self.floor)
+        return _tilted(denoise, ctx, value, self.scale * self.every, rungs, self.floor)
 
 
 @part
@@ -78,25 +80,27 @@ class Coverage:
     every: Annotated[int, Field(ge=1)] = 1
     after: Annotated[float, Field(ge=0, lt=1)] = 0.1
     before: Annotated[float, Field(gt=0, le=1)] = 0.9
+    listens: ClassVar[bool] = True
+    deals: ClassVar[bool] = True  # looks at `Context.dealt`
 
     def __call__(self, denoise: Denoiser, ctx: Context) -> Denoiser:
         if self.scale == 0:
             return denoise
-        teacher, look, label = ctx.teacher, ctx.look, ctx.label
-        if teacher is None or look is None or label is None or ctx.dealt is None:
+        teacher, label = ctx.teacher, ctx.label
+        if teacher is None or label is None or ctx.dealt is None:
             raise Refusal(
                 "Coverage looks through a classifier, and there is none: give the synthesis a tutor"
             )
-        target = teacher(ctx.dealt, label)[1]
+        target = teacher(ctx.dealt, label)[1].detach()
 
-        def value(clean: Tensor) -> Tensor:
-            return -(teacher(look(clean), label)[1] - target).square().sum(1) / 2
+        def value(seen: Tensor) -> Tensor:
+            return -(teacher(seen, label)[1] - target).square().sum(1) / 2
 
         rungs = acting(ctx, self.every, self.after, self.before)
-        return tilted(denoise, ctx, value, self.scale * self.every, rungs, None)
+        return _tilted(denoise, ctx, value, self.scale * self.every, rungs, None)
 
 
-def acting(ctx: Context, every: int, after: float, before: float) -> Callable[[Tensor], bool]:
+def acting(ctx: Context, every: int, after: float = 0.0, before: float = 1.0) -> Callable[[Tensor], bool]:
     """Whether a guide acts at a noise level: a guide knows rungs, and never counts its calls."""
     assert ctx.ladder is not None
     steps = len(ctx.ladder) - 1
@@ -108,7 +112,7 @@ def acting(ctx: Context, every: int, after: float, before: float) -> Callable[[T
     return acts
 
 
-def tilted(
+def _tilted(
     denoise: Denoiser,
     ctx: Context,
     value: Value,
@@ -117,70 +121,85 @@ def tilted(
     floor: float | None,
 ) -> Denoiser:
     """The fast mode: the estimate that the sampler has anyway, moved by scale Cov(x0 | x) grad C, row by row."""
+    look, judge, label = ctx.look, ctx.judge, ctx.label
+    assert look is not None
+    assert label is not None
 
     def pulled(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         clean = denoise(x, sigma, cond)
         if not acts(sigma):
             return clean
-        slope = gradient(value, clean, ctx)
+        slope, seen = gradient(value, look, clean, ctx)
         still = sigma**2 * ctx.spread**2 / (sigma**2 + ctx.spread**2)  # (b,)
-        move = wide(scale * still.to(slope.dtype), slope) * slope
+        move = scale * wide(still, slope) * slope
         length = move.flatten(1).norm(dim=1)
-        shrink = (REACH * still.sqrt() / length.clamp(min=TINY)).clamp(max=1)
-        if floor is not None and ctx.judge is not None:
-            assert ctx.look is not None
-            assert ctx.label is not None
-            said = ctx.judge(ctx.look(clean.float()), ctx.label)[0].log_softmax(1)
-            held = said.gather(1, ctx.label[:, None])[:, 0] < floor
+        share = (REACH * still.sqrt() / length.clamp(min=TINY)).clamp(max=1)
+        if floor is not None and judge is not None:
+            log = judge(seen, label)[0].log_softmax(1)
+            held = log.gather(1, label[:, None])[:, 0] < floor
             ctx.tell("held", held)
-            shrink = shrink * ~held
-        return clean + (wide(shrink.to(slope.dtype), slope) * move).to(clean.dtype)
+            share = share * ~held
+        return clean + (wide(share, slope) * move).to(clean.dtype)
 
     return pulled
 
 
-def _published(denoise: Denoiser, ctx: Context, value: Value, scale: float, every: int) -> Denoiser:
+def _published(
+    denoise: Denoiser, ctx: Context, value: Value, scale: float, acts: Callable[[Tensor], bool]
+) -> Denoiser:
     """The nudge x + scale |x| G / |G| before a step, as an estimate of the clean x: sigma / (sigma - lower) times it.
 
     Exact for Euler and DDIM; the paper's z is x / sqrt(1 + sigma^2), which changes neither direction nor relative length.
     """
-    assert ctx.ladder is not None
-    assert ctx.model is not None
-    ladder, model = ctx.ladder, ctx.model
-    acts = acting(ctx, every, 0.0, 1.0)
+    ladder, model, look = ctx.ladder, ctx.model, ctx.look
+    assert ladder is not None
+    assert model is not None
+    assert look is not None
 
     def nudged(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
         clean = denoise(x, sigma, cond)
         if not acts(sigma):
             return clean
-        noise = wide(sigma / (1 + sigma**2).sqrt(), x)  # sqrt(1 - abar)
+        noise = wide(sigma * (1 + sigma**2).rsqrt(), x)  # sqrt(1 - abar)
         z_per_x = wide((1 + sigma**2).rsqrt(), x)
 
         def through(x: Tensor) -> Tensor:
             estimate = model(x, sigma, cond)  # the conditional branch alone
-            return value(noise * estimate + (1 - noise) * z_per_x * x)
+            return _stretched(look(noise * estimate + (1 - noise) * z_per_x * x))
 
-        slope = gradient(through, x, ctx)
-        length = slope.flatten(1).norm(dim=1)
-        unit = slope / wide(length.clamp(min=TINY), slope)
+        slope = gradient(value, through, x, ctx)[0]
+        step = scale * x.flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1).clamp(min=TINY)
         lower = float(ladder[_rung(ctx, sigma) + 1])
-        step = scale * x.flatten(1).norm(dim=1) * sigma / (sigma - lower)
-        return clean + (wide(step, x) * unit).to(clean.dtype)
+        return clean + (wide(step * sigma / (sigma - lower), slope) * slope).to(clean.dtype)
 
     return nudged
 
 
-def gradient(value: Value, at: Tensor, ctx: Context) -> Tensor:
-    """Of a number per row, in float32; zero in rows where it is not finite or nothing, which are counted."""
+def _stretched(seen: Tensor) -> Tensor:
+    """The released code stretches every picture from its darkest to its brightest number; others are as they are."""
+    if seen.ndim < 4:
+        return seen
+    low, high = (bound.detach() for bound in seen.flatten(1).aminmax(dim=1))
+    return (seen - wide(low, seen)) / wide((high - low).clamp(min=TINY), seen)
+
+
+def gradient(
+    value: Value, look: Callable[[Tensor], Tensor], at: Tensor, ctx: Context
+) -> tuple[Tensor, Tensor]:
+    """Of a number per row, in float32, and the rows as they were seen.
+
+    It is zero in rows where it is not finite or nothing, which are counted.
+    """
     with torch.enable_grad():
         x = at.detach().float().requires_grad_()
-        found = value(x)
+        seen = look(x)
+        found = value(seen)
         slope = torch.autograd.grad(found.sum(), x)[0] if found.requires_grad else torch.zeros_like(x)
-    flat = slope.flatten(1)
-    felt = flat.isfinite().all(1) & (flat.norm(dim=1) > TINY)
+    length = slope.flatten(1).norm(dim=1)
+    felt = length.isfinite() & (length > TINY)
     ctx.tell("guided", torch.ones_like(felt))
     ctx.tell("unfelt", ~felt)
-    return torch.where(wide(felt, flat).reshape(-1, *[1] * (slope.ndim - 1)) > 0, slope, 0.0)
+    return torch.where(felt.reshape(-1, *[1] * (slope.ndim - 1)), slope, 0.0), seen.detach()
 
 
 def _rung(ctx: Context, sigma: Tensor) -> int:

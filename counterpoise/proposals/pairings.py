@@ -31,6 +31,7 @@ class TrainRows:
 
 #: Places among the training rows: of the sources, and of their partners; None where there are none.
 Chosen = tuple[np.ndarray | None, np.ndarray | None]
+NOWHERE = -1  # the place of the source of a sample that starts from noise among others that do not
 
 
 @part
@@ -45,14 +46,20 @@ class FromNoise:
 class SameClass:
     """Each sample starts from one real image of its own class, every image used as evenly as possible.
 
-    `strength` is how far a generator that can go part of the way leaves it: 0 not at all, 1 for good.
+    `strength` is how far a generator that can go part of the way leaves it: 0 not at all, 1 for good. The share
+    `dropout` of each class's samples has no image and starts from noise: what images alone make is too much like them.
     """
 
     strength: Annotated[float, Field(ge=0, le=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
         def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
-            return _evenly(train.of_class(label), n, rng), None
+            without = round(self.dropout * n)
+            sources = _evenly(train.of_class(label), n - without, rng)
+            places = np.full(n, NOWHERE)
+            places[np.sort(rng.permutation(n)[without:])] = sources
+            return places, None
 
         return _plan(wanted, train, seed, choose, self.strength)
 
@@ -178,7 +185,11 @@ def _plan(
                     "label": label,
                     "strength": 1.0,
                     "seed": derive("request", seed, label, i),
-                } | ({} if starts is None else source(starts[i], None if partners is None else partners[i]))
+                } | (
+                    {}
+                    if starts is None or starts[i] == NOWHERE
+                    else source(starts[i], None if partners is None else partners[i])
+                )
 
     made = list(rows())
     return tables.table(tables.PLAN, {name: [row.get(name) for row in made] for name in tables.PLAN.names})

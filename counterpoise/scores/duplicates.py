@@ -6,26 +6,15 @@ real images are never taken for copies, and a copied one (distance near zero) al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 from pydantic import Field
 
+from counterpoise.scores.batch import Batch
 from counterpoise.types import part
 
 MOST_CALIBRATED = 2000
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples to score, and the real training rows they are held against. All vectors are float32 (n, d)."""
-
-    x: np.ndarray
-    labels: np.ndarray
-    real: np.ndarray
-    real_ids: np.ndarray
-    real_labels: np.ndarray
 
 
 @part

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from counterpoise.types import part
 
@@ -34,3 +36,14 @@ class AtLeast:
             None if value >= self.limit else f"{self.score} below {self.limit:g}"
             for value in scores[self.score]
         ]
+
+
+@part
+class Every:
+    """Keep what every one of the given selects keeps; the first that drops a sample says why."""
+
+    selects: Annotated[tuple[Any, ...], Field(min_length=1)]
+
+    def __call__(self, scores: Mapping[str, np.ndarray]) -> list[str | None]:
+        said = [select(scores) for select in self.selects]
+        return [next(filter(None, reasons), None) for reasons in zip(*said, strict=True)]

@@ -12,7 +12,7 @@ from counterpoise.study import Lot, Study, real_of
 
 
 def units(study: Study) -> list[str]:
-    learning = [lot for lot in study.lots() if study.synthesis(lot.synthesis).generator.learns]
+    learning = [lot for lot in study.first_lots() if study.synthesis(lot.synthesis).generator.learns]
     return list(dict.fromkeys(f"{study.generator_of(lot)}/done.json" for lot in learning))
 
 
@@ -22,7 +22,10 @@ def work(study: Study, unit: str) -> None:
     out = study.run / study.generator_of(lot)
     out.mkdir(parents=True, exist_ok=True)
     hear = lambda share: study.run.tell(unit, share)  # noqa: E731
-    lesson = Lesson(rows, labels, groups, study.classes, study.pool(lot.draw), hear)
+    if study.synthesis(lot.synthesis).by_group:
+        labels = study.cells("train")[study.draw_rows(lot.draw)]
+    names = study.cell_names(lot.synthesis)
+    lesson = Lesson(rows, labels, groups, names, study.pool(lot.draw), hear)
     # Seeds name the draw, not the synthesis: two generators that differ in one setting share their luck.
     seed = study.seed("generator", lot.draw)
     study.synthesis(lot.synthesis).generator.fit(lesson, out, seed)

@@ -1,4 +1,7 @@
-"""generate: reads the plan and the generator, writes samples. A request that fails is a row with its reason."""
+"""generate: reads the plan, the generator and the tutor, writes samples. A request that fails is a row with its reason.
+
+Where classes are filled by group, a generator counts class x group cells as its classes; a tutor never does.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from counterpoise import tables
 from counterpoise.data.intake import pixel_hash
+from counterpoise.data.pixels import as_seen
+from counterpoise.diffusion.ranks import Ranks
 from counterpoise.generators.generator import Context, Failed, Row
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study
+from counterpoise.study import Lot, Study, real_of
+from counterpoise.tutoring import tutors_of
 
 
 def units(study: Study) -> list[str]:
@@ -25,8 +32,16 @@ def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
     plan = study.run.table(lot.plan)
     rows = plan.filter(np.asarray(plan["shard"]) == int(Path(unit).stem)).to_pylist()
-    generator = study.synthesis(lot.synthesis).generator
-    sample = generator.load(study.run / study.generator_of(lot), Context(real_rows(study, lot.draw)))
+    item, befell = study.synthesis(lot.synthesis), {}
+    if item.by_group:
+        rows = _celled(study, rows)
+
+    def tell(batch: Sequence[Row], shares: dict[str, np.ndarray]) -> None:
+        for at, row in enumerate(batch):
+            befell[row["request_id"]] = {what: float(share[at]) for what, share in shares.items()}
+
+    ctx = Context(real_rows(study, lot.draw), tell=tell, **(_listening(study, lot) if item.guides else {}))
+    sample = item.generator.load(study.run / study.generator_of(lot), ctx)
     # Samples are of the same kind as real rows, also where none could be made.
     shape, dtype = study.row_shape(lot.synthesis)
     made: list[dict] = []
@@ -40,11 +55,53 @@ def work(study: Study, unit: str) -> None:
                     f"{answer.shape} {answer.dtype} is no row"
                 )
                 result |= {"status": "made", "x": answer.tobytes(), "pixel_hash": pixel_hash(answer)}
+                result |= befell.get(row["request_id"], {})
             made.append(result)
         study.run.tell(unit, len(made) / len(rows))
     columns = {column: [row.get(column) for row in made] for column in tables.SAMPLES.names}
     meta = {"shape": list(shape), "dtype": str(dtype), "seconds": time.perf_counter() - started}
     study.run.put_table(unit, tables.table(tables.SAMPLES, columns, meta))
+
+
+def _celled(study: Study, rows: Sequence[Row]) -> list[Row]:
+    """Rows of a plan, their labels and those of their sources counted in cells."""
+    cell = dict(zip(study.manifest("train")["id"].to_pylist(), study.cells("train").tolist(), strict=True))
+    groups = len(study.groups)
+    return [
+        row | {"label": row["label"] * groups + row["group"], "source_label": cell.get(row["source_id"])}
+        for row in rows
+    ]
+
+
+def _listening(study: Study, lot: Lot) -> dict[str, Any]:
+    """What guides listen to and look at."""
+    item = study.synthesis(lot.synthesis)
+    found: dict[str, Any] = {"guides": item.guides}
+    if item.by_group:
+        found["class_of"] = lambda cells: cells // len(study.groups)
+    if item.tutor is not None:
+        found["teacher"], found["judge"] = tutors_of(study, lot, Ranks.alone().device)
+    if any(getattr(guide, "deals", False) for guide in item.guides):
+        found["dealt"] = _dealer(study, lot)
+    return found
+
+
+def _dealer(study: Study, lot: Lot) -> Callable[[Sequence[Row]], np.ndarray]:
+    """A real row for each row of a plan: its source, or one of its class (or cell) that its seed picks."""
+    rows, labels, _ = real_of(study, lot.draw)
+    if study.synthesis(lot.synthesis).by_group:
+        labels = study.cells("train")[study.draw_rows(lot.draw)]
+    mine = {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}
+    real = real_rows(study, lot.draw)
+
+    def deal(batch: Sequence[Row]) -> np.ndarray:
+        ids = [row["source_id"] for row in batch]
+        if all(ids):
+            return as_seen(real(ids)).numpy()
+        places = [mine[row["label"]][row["seed"] % len(mine[row["label"]])] for row in batch]
+        return as_seen(rows.raw(np.array(places))).numpy()
+
+    return deal
 
 
 def micro_batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:

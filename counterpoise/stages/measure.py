@@ -35,7 +35,7 @@ def units(study: Study) -> list[str]:
     """One for each lot that some trial trains on."""
     return [
         f"fidelity/{lot.place}.json"
-        for lot in study.lots()
+        for lot in study.first_lots()
         if lot.draw < study.recipe.trials.n and (_vectors(study, lot) or _plain(study))
     ]
 
@@ -94,7 +94,7 @@ def mapped(study: Study, lot: Lot, encode: Encoder) -> dict[str, Any]:
 
 
 def _sides(study: Study, lot: Lot) -> tuple[dict[str, Rows], dict[str, np.ndarray]]:
-    samples, selection = study.kept(lot)
+    samples, selection = study.kept_of(lot)
     order = study.draw_rows(lot.draw)
     rows = {
         "samples": Rows.of(samples),

@@ -1,13 +1,15 @@
-"""plan: reads the audit, the teacher and train; writes one row per sample wanted. Frozen once written."""
+"""plan: reads the audit, the tutor and train; writes one row per sample wanted. Frozen once written."""
 
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 
 from counterpoise import tables
 from counterpoise.proposals.pairings import TrainRows
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, flat, real_of
+from counterpoise.study import Lot, Study, flat, rows_of
+from counterpoise.tutoring import needs_of
 
 
 def units(study: Study) -> list[str]:
@@ -16,23 +18,45 @@ def units(study: Study) -> list[str]:
 
 def work(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
-    synthesis = study.synthesis(lot.synthesis)
-    rows, labels, groups = real_of(study, lot.draw, lot.synthesis)
+    item, groups_n = study.synthesis(lot.synthesis), len(study.groups)
+    rows, labels, groups, synthetic = rows_of(study, lot.draw, lot.synthesis, lot.round)
+    cells = labels
+    if item.by_group:
+        assert groups is not None
+        study.cells("train")  # refuses rows without a group
+        cells = labels * groups_n + groups
+    counts = np.bincount(cells, minlength=study.cell_count(lot.synthesis))
+    wanted = item.budget(counts, needs_of(study, lot) if item.tutor else None)
+    # Sources are real rows only. Seeds name the draw and the round, not the synthesis: two generators fed the same plan
+    # share their luck.
+    real = np.flatnonzero(~synthetic)
     ids = np.array(study.manifest("train")["id"].to_pylist())[study.draw_rows(lot.draw)]
-    wanted = synthesis.budget(np.bincount(labels, minlength=len(study.classes)))
-    # Seeds name the draw and the round, not the synthesis: two generators fed the same plan share their luck.
-    train = TrainRows(ids, labels, groups, flat(rows.raw(np.arange(len(rows)))))
-    plan = synthesis.pairing(wanted, train, study.seed("plan", lot.draw, lot.round))
+    theirs = None if groups is None else groups[real]
+    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)))
+    plan = item.pairing(wanted, train, study.seed("plan", lot.draw, lot.round))
+    if item.by_group:
+        plan = _apart(plan, groups_n)
     plan = plan.sort_by(
         [("strength", "ascending"), ("request_id", "ascending")]
     )  # a batch has one noise ladder
-    size = study.recipe.rows_per_shard
-    shards = np.arange(len(plan)) // size
-    plan = plan.set_column(
-        plan.schema.get_field_index("shard"), tables.PLAN.field("shard"), [shards.astype(np.int32)]
-    )
+    shards = np.arange(len(plan)) // study.recipe.rows_per_shard
+    plan = _with(plan, "shard", shards)
     meta = {"shards": int(shards[-1]) + 1 if len(plan) else 0, "wanted": wanted.tolist()}
     study.run.put_table(unit, tables.with_meta(plan, meta))
+
+
+def _apart(plan: pa.Table, groups: int) -> pa.Table:
+    """Cells of a plan as the class and the group that they are."""
+    cells = plan["label"].to_numpy()
+    sources = [None if cell is None else cell // groups for cell in plan["source_label"].to_pylist()]
+    return _with(
+        _with(_with(plan, "label", cells // groups), "group", cells % groups), "source_label", sources
+    )
+
+
+def _with(plan: pa.Table, name: str, values: object) -> pa.Table:
+    column = tables.PLAN.field(name)
+    return plan.set_column(plan.schema.get_field_index(name), column, pa.array(values, column.type))
 
 
 STEPS = (Step(units, work),)

@@ -190,7 +190,7 @@ def _funnel(study: Study) -> list[dict[str, Any]]:
 def _measures(study: Study) -> dict[str, list[Any]]:
     """What `measure` found, by synthesis; empty where there was nothing to measure."""
     found: dict[str, list[Any]] = {}
-    for lot in study.lots():
+    for lot in study.first_lots():
         if study.run.has(unit := f"fidelity/{lot.place}.json"):
             found.setdefault(lot.synthesis, []).append(study.run.json(unit))
     return {name: draws for name, draws in found.items() if any(draw["kept"] for draw in draws)}

@@ -1,16 +1,19 @@
-"""score: reads samples and train, writes one number per sample and score. Each score is calibrated once per lot first."""
+"""score: reads samples, tutor and train, writes one number per sample and score. Each score is calibrated once per lot first."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from counterpoise import tables
-from counterpoise.scores.duplicates import Batch
+from counterpoise.scores.batch import Batch
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study, flat, real_of, samples_in
+from counterpoise.tutoring import hear, tutors_of
 
 
 def calibrations(study: Study) -> list[str]:
@@ -37,13 +40,18 @@ def work(study: Study, unit: str) -> None:
     x, ids = samples_in(study.run, lot.samples(int(path.stem)))
     plan = study.run.table(lot.plan, ["request_id", "label"])
     label_of = dict(zip(plan["request_id"].to_pylist(), plan["label"].to_pylist(), strict=True))
-    mine = study.draw_rows(lot.draw)
+    mine, labels = study.draw_rows(lot.draw), np.array([label_of[i] for i in ids], np.int64)
+    teacher = judge = None
+    if study.synthesis(lot.synthesis).tutor is not None:
+        teacher, judge = (partial(hear, one, x, labels) for one in tutors_of(study, lot, torch.device("cpu")))
     batch = Batch(
         flat(x),
-        np.array([label_of[i] for i in ids]),
+        labels,
         _real(study, lot),
         np.array(study.manifest("train")["id"].to_pylist())[mine],
         study.labels("train")[mine],
+        teacher,
+        judge,
     )
     threshold = study.run.json(lot.calibration(path.parts[-2]))["threshold"]
     values, nearest = (

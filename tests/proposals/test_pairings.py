@@ -158,6 +158,46 @@ def test_strength_is_a_setting_and_nothing_else_of_the_plan_changes():
     assert still.drop_columns("strength").equals(moved.drop_columns("strength"))
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=4),
+    n=st.integers(0, 30),
+    dropout=st.floats(0, 1),
+    seed=st.integers(0, 2**40),
+)
+def test_dropout_takes_the_source_of_exactly_its_share_of_every_class(sizes, n, dropout, seed):
+    train, wanted = train_rows(sizes), np.full(len(sizes), n)
+    pairing = SameClass(strength=0.25, dropout=dropout)
+    plan = pairing(wanted, train, seed)
+    assert plan.equals(pairing(wanted, train, seed))
+    label_of = dict(zip(train.ids, train.labels, strict=True))
+    for label in range(len(sizes)):
+        rows = [row for row in plan.to_pylist() if row["label"] == label]
+        lost = [row for row in rows if row["source_id"] is None]
+        assert (len(rows), len(lost)) == (n, round(dropout * n))
+        for row in lost:
+            assert (row["strength"], row["source_label"], row["group"]) == (1, None, None)
+        left = [row for row in rows if row["source_id"] is not None]
+        assert all((row["strength"], label_of[row["source_id"]]) == (0.25, label) for row in left)
+        times = [sum(row["source_id"] == name for row in left) for name in train.ids[train.labels == label]]
+        assert max(times) - min(times) <= 1, "what keeps its source is spread evenly"
+
+
+def test_dropout_changes_neither_ids_nor_seeds_and_falls_anywhere():
+    train, wanted = train_rows([9, 4]), np.array([40, 40])
+    with_all, without = (SameClass(dropout=share)(wanted, train, 3) for share in (0.0, 0.5))
+    for column in ("request_id", "label", "seed"):
+        assert with_all[column].equals(without[column])
+    lost = np.array([source is None for source in without["source_id"].to_pylist()]).reshape(2, 40)
+    assert (np.abs(lost[:, :20].sum(1) - 10) < 8).all(), "not the first ones, nor the last"
+    assert not np.array_equal(lost[0], lost[1])
+
+
+def test_dropout_of_all_asks_nothing_of_the_rows():
+    plan = SameClass(strength=0.5, dropout=1.0)(np.array([2, 0, 3]), train_rows([3, 2]), 0)
+    assert plan.equals(FromNoise()(np.array([2, 0, 3]), train_rows([3, 2]), 0))
+
+
 def test_the_plan_of_a_seed_stays_what_it_was():
     """Request ids and seeds are in runs that exist."""
     plan = FromNoise()(np.array([1, 2]), train_rows([3, 2]), 11)

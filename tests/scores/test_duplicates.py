@@ -1,10 +1,9 @@
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterpoise.scores.duplicates import Batch, NearestReal, nearest
-from counterpoise.scores.select import AtLeast, KeepAll
+from counterpoise.scores.batch import Batch
+from counterpoise.scores.duplicates import NearestReal, nearest
 
 rng = np.random.default_rng(0)
 REAL = rng.random((200, 64)).astype(np.float32)
@@ -45,11 +44,3 @@ def test_a_score_is_independent_of_its_company():
     whole = score(x)[0]
     parts = np.concatenate([score(x[i : i + 3])[0] for i in range(0, 20, 3)])
     assert np.array_equal(whole, parts)
-
-
-def test_selection_gives_every_drop_a_reason():
-    scores = {"nearest_real": np.array([0.5, 1.0, 2.0])}
-    assert AtLeast()(scores) == ["nearest_real below 1", None, None]
-    assert KeepAll()(scores) == [None] * 3
-    with pytest.raises(ValueError, match="clip"):
-        AtLeast(score="clip")(scores)

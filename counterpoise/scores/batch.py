@@ -1,0 +1,27 @@
+"""What a score looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+#: What a classifier says of the samples of a batch => logits (n, C), features (n, k).
+Opinion = Callable[[], tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples to score, and the real training rows they are held against. All vectors are float32 (n, d).
+
+    The teacher steered these samples, the judge did not; each is asked only by scores that want to know.
+    """
+
+    x: np.ndarray
+    labels: np.ndarray
+    real: np.ndarray
+    real_ids: np.ndarray
+    real_labels: np.ndarray
+    teacher: Opinion | None = None
+    judge: Opinion | None = None
