@@ -10,7 +10,8 @@ import torch
 
 from counterpoise import tables
 from counterpoise.pipeline import default_processes
-from counterpoise.recipe import Recipe
+from counterpoise.proposals.budgets import Needs
+from counterpoise.recipe import Recipe, Synthesis
 from counterpoise.stages.intake import settle_shape
 from counterpoise.types import describe
 
@@ -22,7 +23,8 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     counts = np.unique(listing["label"].drop_null().to_pylist(), return_counts=True)[1]
     per_image = shape["size"] ** 2 * shape["channels"]
     trainings = len(recipe.fits) * recipe.trials.n
-    samples = sum(int(item.budget(counts).sum()) for item in recipe.synthesis) * recipe.trials.draws
+    wanted = {item.name: _at_most(item, counts) for item in recipe.synthesis}
+    samples = sum(wanted.values()) * recipe.trials.draws
     processes = default_processes()
     like = (
         shape["channels"],
@@ -42,7 +44,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
             fit, sample = item.generator.seconds(*like, classes, batch=16 if like[1] > 1 else 256)
             fit = 0.0 if item.generator in fitted else fit
             fitted.append(item.generator)
-            training += recipe.trials.draws * (fit + int(item.budget(counts).sum()) * sample)
+            training += recipe.trials.draws * (fit + wanted[item.name] * sample)
     return {
         "recipe": describe(recipe),
         "images": len(listing),
@@ -55,6 +57,11 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         "seconds": round((training + handling) / processes + 10, 1),
         "workers": processes,
     }
+
+
+def _at_most(item: Synthesis, counts: np.ndarray) -> int:
+    """Samples of all rounds together, whatever a tutor will say. Cells of classes and groups are not counted apart."""
+    return int(item.budget(counts, Needs.unheard(len(counts))).sum()) * item.rounds
 
 
 def _step_seconds(recipe: Recipe, shape: dict[str, int], classes: int) -> float:

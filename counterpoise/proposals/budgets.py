@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import Field
@@ -109,7 +109,7 @@ class Sqrt:
 
 @part
 class ByNeed:
-    """As many samples as `budget` asks for in all (or `total`), to each class in proportion to its need.
+    """As many samples as `budget` asks for in all (a `share` of them, or `total`), to each class in proportion to its need.
 
     Need is what a tutor found on validation: its mean `error`, `loss` or `entropy`. Every class with real rows gets at
     least `floor` times what an even split would give it and at most `cap` times that, up to rounding; `floor=1` is the
@@ -125,16 +125,18 @@ class ByNeed:
 
     budget: Budget = FillUp()
     of: Literal["error", "loss", "entropy"] = "error"
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
     total: Annotated[int, Field(ge=1)] | None = None
     floor: Annotated[float, Field(ge=0, le=1)] = 0.25
     cap: Annotated[float, Field(ge=1)] | None = 4.0
+    listens: ClassVar[bool] = True
 
     def __call__(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
         if needs is None:
             raise Refusal(
                 "ByNeed reads what a tutor found on validation, and there is none: give the synthesis a tutor"
             )
-        total = int(self.budget(counts, needs).sum()) if self.total is None else self.total
+        total = round(self.share * self.budget(counts, needs).sum()) if self.total is None else self.total
         there = chosen("all", counts)
         assert there.any()
         need = smoothed(getattr(needs, self.of)[there], needs.rows[there])
@@ -164,6 +166,7 @@ class Adaptive:
     rounds: Annotated[int, Field(ge=1)] = 5
     patience: Annotated[int, Field(ge=0)] = 1
     growth: Annotated[float, Field(ge=0, lt=1)] = 0.25  # 1 would wait as long as it has run: for ever
+    listens: ClassVar[bool] = True
 
     def __call__(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
         return self.budget(counts, needs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ class Usefulness:
     """The criterion that guidance raises, by the teacher, of the sample as it was made: of unguided ones as well."""
 
     criterion: Any = Entropy()
+    listens: ClassVar[bool] = True
 
     def calibrate(self, real: np.ndarray) -> float:
         return 0.0
@@ -29,6 +30,8 @@ class Usefulness:
 @part
 class Fidelity:
     """log p(label) in nats by the judge, a classifier that no guide listens to: 0 is certain, lower is stranger."""
+
+    listens: ClassVar[bool] = True
 
     def calibrate(self, real: np.ndarray) -> float:
         return 0.0

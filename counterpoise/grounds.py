@@ -1,0 +1,154 @@
+"""What a study of guided diffusion stands on: pictures or features, their network, generator and cheap arms."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from counterpoise import arms as cheap_arms
+from counterpoise.classifiers.decoupling import PosthocLA
+from counterpoise.classifiers.losses import BalancedSoftmax
+from counterpoise.classifiers.mixing import Concatenate, Instance
+from counterpoise.classifiers.pseudo import PseudoLabels
+from counterpoise.classifiers.training import Training
+from counterpoise.data.augment import Crop, CutMix, Flip
+from counterpoise.data.nonleaky import Mirror
+from counterpoise.diffusion.guides import CFG
+from counterpoise.diffusion.training import Schooling
+from counterpoise.generators.feature_diffusion import FeatureDiffusion
+from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.nets.resnet import SmallResNet
+from counterpoise.recipe import Arm, Data, Fit, Recipe, Role, Synthesis, Trials
+from counterpoise.spaces.features import Frozen
+
+POOL_SHARE = 0.5  # of every batch: chosen on the validation images of digits, docs/log.md
+
+
+@dataclass(frozen=True)
+class Ground:
+    """How classifiers are trained here on real rows, and how on real and made ones."""
+
+    network: Any
+    training: Training
+    generator: Any
+    fits: Sequence[Fit]
+    arms: Sequence[Arm]
+    made: Fit  # what fits on made rows have in common; its name and synthesis are filled in
+    rows_per_shard: int
+    rows_per_batch: int
+
+    def recipe(
+        self, name: str, data: Data, trials: Trials, synthesis: Sequence[tuple[Synthesis, Role]]
+    ) -> Recipe:
+        """The cheap arms, and an arm for every synthesis; features get one with adjusted logits as well."""
+        fits, arms = list(self.fits), list(self.arms)
+        for item, role in synthesis:
+            fits.append(dataclasses.replace(self.made, name=item.name, synthesis=item.name))
+            arms.append(Arm(item.name, item.name, role=role))
+            if isinstance(self.network, Frozen):
+                arms.append(Arm(f"{item.name}_adjusted", item.name, PosthocLA(of="real"), role))
+        return Recipe(
+            name=name,
+            data=data,
+            network=self.network,
+            training=self.training,
+            trials=trials,
+            fits=tuple(fits),
+            arms=tuple(arms),
+            synthesis=tuple(item for item, _ in synthesis),
+            rows_per_shard=self.rows_per_shard,
+            rows_per_batch=self.rows_per_batch,
+        )
+
+
+def on(
+    data: Data,
+    *,
+    backbone: str = "",
+    backbone_size: int | None = None,
+    components: int = 128,
+    guidance: float = 1.0,
+    fit_steps: int | None = None,
+    loss: cheap_arms.LossName = "balanced_softmax",
+    groups: bool = False,
+    flip: bool = True,
+    width: int = 16,
+    blocks: int = 1,
+    steps: int | None = None,
+    batch: int = 64,
+    smoke: bool = False,
+) -> Ground:
+    """With a backbone its features, without one pictures; these keywords are flags of every recipe on a ground."""
+    if smoke:
+        fit_steps, steps = fit_steps or 40, steps or 20
+    if backbone:
+        space = Frozen(backbone=backbone, size=backbone_size, components=components or None)
+        return _features(space, fit_steps, loss, groups, steps or 1000, batch)
+    network = SmallResNet(width=width, blocks=blocks)
+    return _pictures(
+        data, network, guidance, fit_steps, groups, flip, Training(steps=steps or 250, batch=batch)
+    )
+
+
+def takes_ground(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+    """The flags of a recipe, whose last parameter takes those of `on`, with these written out."""
+    own = inspect.signature(recipe, eval_str=True).parameters
+    theirs = [p for p in inspect.signature(on, eval_str=True).parameters.values() if p.name not in own]
+    kept = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    recipe.__signature__ = inspect.Signature([*kept, *theirs])  # type: ignore[attr-defined]
+    return recipe
+
+
+def _features(
+    space: Frozen, fit_steps: int | None, loss: cheap_arms.LossName, groups: bool, steps: int, batch: int
+) -> Ground:
+    """Heads on features of a frozen backbone."""
+    generator = FeatureDiffusion()
+    if fit_steps is not None:
+        generator = FeatureDiffusion(schooling=dataclasses.replace(generator.schooling, steps=fit_steps))
+    families = [cheap_arms.on_features(), cheap_arms.by_group(()) if groups else ([], [])]
+    return Ground(
+        network=space,
+        training=Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4),
+        generator=generator,
+        fits=[fit for family, _ in families for fit in family],
+        arms=[arm for _, family in families for arm in family],
+        made=Fit("", cheap_arms.LOSSES[loss], Instance(), mix=Concatenate()),
+        rows_per_shard=8192,
+        rows_per_batch=1024,
+    )
+
+
+def _pictures(
+    data: Data,
+    network: SmallResNet,
+    guidance: float,
+    fit_steps: int | None,
+    groups: bool,
+    flip: bool,
+    training: Training,
+) -> Ground:
+    """Small residual networks, and a generator that knows the unlabelled images if there are any."""
+    look = (Crop(), Flip()) if flip else (Crop(),)
+    pool = PseudoLabels(teacher="balanced_softmax") if cheap_arms.has_pool(data) else None
+    schooling = Schooling(pool_share=POOL_SHARE if pool else 0.0)
+    if fit_steps is not None:
+        schooling = dataclasses.replace(schooling, steps=fit_steps)
+    families = [cheap_arms.cheap(look), cheap_arms.with_pool(data, look)]
+    if groups:
+        families.append(cheap_arms.by_group(look))
+    return Ground(
+        network=network,
+        training=training,
+        generator=PixelDiffusion(
+            schooling=schooling, augment=Mirror() if flip else None, guides=(CFG(scale=guidance),)
+        ),
+        fits=[fit for family, _ in families for fit in family],
+        arms=[arm for _, family in families for arm in family],
+        made=Fit("", BalancedSoftmax(), Instance(), (*look, CutMix()), mix=Concatenate(), pool=pool),
+        rows_per_shard=128,
+        rows_per_batch=64,
+    )

@@ -1,0 +1,78 @@
+"""Rounds of samples, each asked for by a classifier that has learnt from the ones before (after Deliberate Practice)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from counterpoise import grounds
+from counterpoise.diffusion.feedback import Feedback
+from counterpoise.proposals.budgets import Adaptive, ByNeed, FillUp
+from counterpoise.proposals.pairings import FromNoise
+from counterpoise.recipe import Data, Recipe, Synthesis, Trials
+from counterpoise.recipes.feedback_guided import CRITERIA, DEFAULTS, TUTOR, CriterionName, Mode, scores
+from counterpoise.scores.select import AtLeast
+
+
+@grounds.takes_ground
+def deliberate(
+    data: Data,
+    trials: Trials,
+    *,
+    criterion: CriterionName | None = None,
+    feedback: float | None = None,
+    every: int = 1,
+    mode: Mode = "fast",
+    rounds: int = 6,
+    share: float = 1 / 18,
+    patience: int = 1,
+    fill_to: int | None = None,
+    draws: int | None = None,
+    smoke: bool = False,
+    **ground: Any,
+) -> Recipe:
+    """Few samples, made where a classifier that learns from them still errs, against classes filled up in one go.
+
+    counterpoise run digits --recipe deliberate --cut exp:20:top=40:shuffled --pool 0.45 --no-flip
+    Measured numbers and their commit are in docs/results.md.
+
+    At most `--rounds N` times this happens: a classifier is trained further on all there is; its errors on validation
+    say which classes get the next samples, `--share SHARE` of what filling up would take; they are guided by
+    `--criterion NAME` with `--feedback SCALE` on every `--every N`-th step (`--mode`: see `feedback_guided`); after
+    `--patience N` rounds without gain, and a little more the longer it has run, it stops. Beside it stand classes that
+    were filled up to the largest, or to `--fill-to N`, and as many samples as all rounds may make, spread evenly.
+
+    `--groups` counts class x group cells, and adds the arms that look at groups. With `--backbone NAME` (at
+    `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all), and heads are trained with
+    `--loss NAME`; without one on pixels, with `--guidance SCALE` of the generator and residual networks of `--width
+    CHANNELS` and `--blocks N`; `--no-flip` where things have a hand. The generator learns for `--fit-steps N`,
+    classifiers for `--steps N` of `--batch N`.
+    """
+    stands = grounds.on(data, smoke=smoke, **ground)
+    usual = DEFAULTS["features" if ground.get("backbone") else "pixels"]
+    raised = CRITERIA[criterion or usual[0]]
+    guide = Feedback(raised, usual[1] if feedback is None else feedback, every, mode)
+    whole, no_copy = FillUp(to=fill_to), AtLeast("nearest_real", 1.0)
+    by_group = bool(ground.get("groups"))
+    filled = Synthesis(
+        "filled",
+        stands.generator,
+        whole,
+        FromNoise(),
+        scores(raised),
+        no_copy,
+        tutor=TUTOR,
+        by_group=by_group,
+    )
+    even = ByNeed(budget=whole, share=rounds * share, floor=1.0)
+    practice = Adaptive(ByNeed(budget=whole, share=share), rounds=rounds, patience=patience)
+    return stands.recipe(
+        "deliberate",
+        data,
+        Trials(n=min(trials.n, 3) if smoke else trials.n, draws=draws or 1, seed=trials.seed),
+        [
+            (filled, "candidate"),
+            (dataclasses.replace(filled, name="even", budget=even), "candidate"),
+            (dataclasses.replace(filled, name="deliberate", budget=practice, guides=(guide,)), "candidate"),
+        ],
+    )
