@@ -16,6 +16,7 @@ import counterpoise
 from counterpoise.classifiers import decoupling, groups, losses, mixing, pseudo, robust
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.classifiers.training import Training
+from counterpoise.classifiers.tutor import Cloud, Ensemble, Member, Tutor
 from counterpoise.data import augment, cuts
 from counterpoise.data.chest import ChestXray14
 from counterpoise.data.embedded import EmbeddedParquet, Hub
@@ -26,7 +27,7 @@ from counterpoise.data.nonleaky import Mirror, NonLeaky
 from counterpoise.data.packed import Cifar, Digits
 from counterpoise.data.pixels import Rows
 from counterpoise.data.splits import Holdout
-from counterpoise.diffusion import denoisers, guides
+from counterpoise.diffusion import criteria, denoisers, feedback, guides
 from counterpoise.diffusion import losses as targets
 from counterpoise.diffusion.denoisers import Cond
 from counterpoise.diffusion.training import Schooling
@@ -43,6 +44,8 @@ from counterpoise.nets.unet import UNet
 from counterpoise.proposals import budgets, pairings
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores import duplicates, select
+from counterpoise.scores import feedback as said
+from counterpoise.scores.batch import Batch
 from counterpoise.spaces.features import Frozen
 from counterpoise.types import Refusal, build, describe, fingerprint, load
 
@@ -115,19 +118,40 @@ FAMILIES = {
         guides.AutoGuidance(),
         guides.Interval(guides.CFG(2.0), 0.1, 3.0),
         guides.Clamp(),
+        feedback.Feedback(),
+        feedback.Feedback(criteria.Loss(), scale=-2.0, every=2, floor=None),
+        feedback.Feedback(criteria.Entropy(), scale=0.1, mode="published"),
+        feedback.Coverage(),
     ],
-    "budget": [budgets.FillUp(), budgets.Multiply()],
+    "criterion": [
+        criteria.Loss(),
+        criteria.Loss(cap=1.0),
+        criteria.Entropy(),
+        criteria.Entropy(on_label=0.5),
+        criteria.Hardness(),
+        criteria.Margin(),
+    ],
+    "budget": [
+        budgets.FillUp(),
+        budgets.Multiply(),
+        budgets.Fixed(5),
+        budgets.Sqrt(),
+        budgets.ByNeed(),
+        budgets.ByNeed(total=40, of="entropy", cap=None),
+        budgets.Adaptive(),
+    ],
     "pairing": [
         pairings.FromNoise(),
         pairings.SameClass(),
         pairings.SameClass(strength=0.5),
+        pairings.SameClass(strength=0.5, dropout=0.4),
         pairings.FromLarger(),
         pairings.FromLarger(neighbours=None, strength=0.5),
         pairings.Neighbours(),
         pairings.Neighbours(kind="adasyn"),
     ],
-    "score": [duplicates.NearestReal()],
-    "select": [select.KeepAll(), select.AtLeast()],
+    "score": [duplicates.NearestReal(), said.Usefulness(), said.Fidelity()],
+    "select": [select.KeepAll(), select.AtLeast(), select.Every((select.KeepAll(), select.AtLeast()))],
     "cut": [cuts.LongTail("exp", 10.0), cuts.FewShot(3), cuts.GroupGap("a", 0.1)],
 }
 OTHERS = [
@@ -148,6 +172,7 @@ OTHERS = [
     Training(),
     Schooling(),
     pseudo.PseudoLabels("bs"),
+    Tutor("bs"),
     NonLeaky(),
     Mirror(),
     denoisers.Schedule(),
@@ -354,6 +379,19 @@ def _lesson(item, space: str, out):
     return real, [row | sources[i % 4] | {"seed": i} for i in range(6)]
 
 
+def a_tutor(dim=3, classes=4):
+    """Two linear members that disagree."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(40, dim)).astype(np.float32), np.arange(40) % classes
+    cloud = Cloud.of(x + y[:, None], y, classes)
+    heads = [
+        LinearHead.on_raw(*(rng.normal(size=s).astype(np.float32) for s in ((classes, dim), (classes,))))
+    ]
+    heads.append(cloud.classifier())
+    members = [Member(torch.Tensor.float, head, 1.5, cloud) for head in heads]
+    return Ensemble(members, torch.device("cpu"))
+
+
 def asked(n: int) -> Cond:
     return Cond(torch.arange(n) % 3)
 
@@ -411,20 +449,45 @@ def test_guides_are_denoisers_that_keep_rows_apart(item):
     def denoise(x, sigma, cond):
         return x / (1 + sigma[:, None]) + 0.1 * cond.label[:, None]
 
-    ctx = guides.Context(weak=lambda x, sigma, cond: 0.5 * x)
-    guided = item(denoise, ctx)
     x, sigma = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.full((4,), 0.7)
-    whole = guided(x, sigma, asked(4))
-    assert whole.shape == x.shape
-    for i in range(4):
-        torch.testing.assert_close(
-            guided(x[i : i + 1], sigma[:1], Cond(asked(4).label[i : i + 1]))[0], whole[i]
+    label, dealt = torch.tensor([0, 1, 2, 3]), torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+
+    def guided(rows):
+        ctx = guides.Context(
+            ladder=torch.tensor([5.0, 2.0, 0.7, 0.1, 0.0], dtype=torch.float64),
+            weak=lambda x, sigma, cond: 0.5 * x,
+            model=denoise,
+            label=label[rows],
+            look=lambda x: 2 * x,
+            teacher=a_tutor(),
+            judge=a_tutor(),
+            dealt=dealt[rows],
         )
+        return item(denoise, ctx)(x[rows], sigma[rows], Cond(asked(4).label[rows]))
+
+    whole = guided(slice(0, 4))
+    assert whole.shape == x.shape
+    assert torch.isfinite(whole).all()
+    for i in range(4):
+        torch.testing.assert_close(guided(slice(i, i + 1))[0], whole[i])
+
+
+@family("criterion")
+def test_criteria_say_one_number_per_row_with_gradients_whatever_its_company(item):
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    label = torch.tensor([0, 1, 2, 3, 0, 1])
+    found = item(*a_tutor()(x, label), label)
+    assert found.shape == (6,)
+    (slope,) = torch.autograd.grad(found.sum(), x)
+    assert torch.isfinite(slope).all()
+    alone = [item(*a_tutor()(x[i : i + 1], label[i : i + 1]), label[i : i + 1]) for i in range(6)]
+    torch.testing.assert_close(torch.cat(alone), found)
 
 
 @family("budget")
 def test_budgets_ask_for_whole_numbers_and_nothing_from_nothing(item):
-    asked = item(np.array([30, 7, 0, 1]))
+    needs = budgets.Needs(np.array([9, 9, 9, 0]), *np.tile([0.1, 0.6, 0.9, np.nan], (3, 1)))
+    asked = item(np.array([30, 7, 0, 1]), needs)
     assert asked.shape == (4,)
     assert asked.dtype.kind == "i"
     assert (asked >= 0).all()
@@ -451,14 +514,20 @@ def test_scores_give_one_number_per_sample_whatever_its_company(item):
     ids = np.array([f"i{i}" for i in range(20)])
 
     def score(part):
-        batch = duplicates.Batch(part, np.zeros(len(part), int), real, ids, np.zeros(20, int))
+        label, tutor = np.zeros(len(part), int), a_tutor(dim=4)
+
+        def opinion():
+            return tuple(one.numpy() for one in tutor(torch.from_numpy(part), torch.from_numpy(label)))
+
+        batch = Batch(part, label, real, ids, np.zeros(20, int), opinion, opinion)
         return item(batch, item.calibrate(real))
 
     values, nearest = score(x)
     assert values.shape == nearest.shape == (9,)
     assert np.isfinite(values).all()
-    assert set(nearest) <= set(ids)
-    assert np.array_equal(values, np.concatenate([score(x[i : i + 2])[0] for i in range(0, 9, 2)]))
+    assert set(nearest) <= {*ids, ""}
+    split = np.concatenate([score(x[i : i + 2])[0] for i in range(0, 9, 2)])
+    np.testing.assert_allclose(values, split, rtol=1e-5)
 
 
 @family("select")

@@ -30,10 +30,11 @@ Value = Callable[[Tensor], Tensor]  # rows as classifiers see them => one number
 class Feedback:
     """Towards what `criterion` calls useful: density times exp(scale C), so that scale is in units of 1 / nat.
 
-    It acts on every `every`-th rung of the ladder between the shares `after` and `before` of it (no estimate of pure
-    noise says anything, and none of the last steps can be taken back). A row whose class the judge gives less than
-    log p(y) = `floor` is left alone until it recovers. `mode="published"` is the paper's own: a second call of the
-    network, a gradient through it, and a nudge of x by `scale` of its length, on every `every`-th rung.
+    It acts on every `every`-th rung where the share of data in x, spread / (spread + sigma), is between `after` and
+    `before`: an estimate of pure noise says nothing yet, and what is left of the noise in the end moves nothing. A row
+    whose class the judge gives less than log p(y) = `floor` is left alone until it recovers. `mode="published"` is the
+    paper's own: a second call of the network, a gradient through it, and a nudge of x by `scale` of its length, on
+    every `every`-th rung of all.
     """
 
     criterion: Any = Entropy()
@@ -102,12 +103,10 @@ class Coverage:
 
 def acting(ctx: Context, every: int, after: float = 0.0, before: float = 1.0) -> Callable[[Tensor], bool]:
     """Whether a guide acts at a noise level: a guide knows rungs, and never counts its calls."""
-    assert ctx.ladder is not None
-    steps = len(ctx.ladder) - 1
 
     def acts(sigma: Tensor) -> bool:
-        at = _rung(ctx, sigma)
-        return after * steps <= at < before * steps and at % every == 0
+        done = ctx.spread / (ctx.spread + float(sigma[0]))  # of the way from noise to data
+        return after <= done < before and _rung(ctx, sigma) % every == 0
 
     return acts
 
