@@ -1,11 +1,14 @@
-"""Small folders of pictures, and the baselines recipe at its smallest: what tests of whole runs start from."""
+"""Small folders of pictures, and the baselines recipe at its smallest: what tests of whole runs start from and end with."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 from PIL import Image
+from safetensors.numpy import load_file
 
 CLASSES = {"<img src=x onerror=alert(1)>": 60, "con": 30, "🦔 .. and more": 14, "x" * 200: 4}
 
@@ -36,3 +39,22 @@ def small(source: str, **flags):
     cut = parse_cut(flags.pop("cut", "none"))
     data = Data(open_source(str(source)), cut=cut, holdout=flags.pop("holdout", Holdout(val=0.2, test=0.25)))
     return baselines(data, Trials(flags.pop("trials", 2)), smoke=True, **({"steps": 6, "width": 4} | flags))
+
+
+def outcome(to: Path) -> dict[str, object]:
+    """All that a run decided, file by file; what it cost and when is left out."""
+    found: dict[str, object] = {}
+    for path in sorted(to.rglob("*")):
+        name = str(path.relative_to(to))
+        scaffold = name.startswith("data/slices") and path.suffix == ".npy"
+        if path.is_dir() or name.startswith(".scratch") or scaffold:
+            continue
+        if path.suffix == ".parquet":
+            found[name] = pq.read_table(path, partitioning=None).to_pylist()
+        elif path.suffix == ".safetensors":
+            found[name] = {key: value.tobytes() for key, value in load_file(path).items()}
+        elif path.suffix == ".npy":
+            found[name] = np.load(path).tobytes()
+        elif path.suffix == ".json" and path.name not in ("report.json", "command.json"):
+            found[name] = json.loads(path.read_text())
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -11,10 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-from safetensors.numpy import load_file
+from studies import outcome
 
 COMMAND = ["run", "digits", "--cut", "exp:30", "--smoke", "--trials", "2", "--steps", "6", "--width", "4"]
 
@@ -25,25 +22,6 @@ def start(to: Path, workers: int) -> subprocess.Popen:
     return subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, start_new_session=True
     )
-
-
-def outcome(to: Path) -> dict[str, object]:
-    """All that a run decided, file by file; what it cost and when is left out."""
-    found: dict[str, object] = {}
-    for path in sorted(to.rglob("*")):
-        name = str(path.relative_to(to))
-        scaffold = name.startswith("data/slices") and path.suffix == ".npy"
-        if path.is_dir() or name.startswith(".scratch") or scaffold:
-            continue
-        if path.suffix == ".parquet":
-            found[name] = pq.read_table(path, partitioning=None).to_pylist()
-        elif path.suffix == ".safetensors":
-            found[name] = {key: value.tobytes() for key, value in load_file(path).items()}
-        elif path.suffix == ".npy":
-            found[name] = np.load(path).tobytes()
-        elif path.suffix == ".json" and path.name not in ("report.json", "command.json"):
-            found[name] = json.loads(path.read_text())
-    return found
 
 
 @pytest.fixture(scope="module")

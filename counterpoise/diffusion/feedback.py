@@ -128,17 +128,17 @@ def _tilted(
         clean = denoise(x, sigma, cond)
         if not acts(sigma):
             return clean
-        slope, seen = gradient(value, look, clean, ctx)
+        slope = gradient(value, look, clean, ctx)
         still = sigma**2 * ctx.spread**2 / (sigma**2 + ctx.spread**2)  # (b,)
         move = scale * wide(still, slope) * slope
         length = move.flatten(1).norm(dim=1)
-        share = (REACH * still.sqrt() / length.clamp(min=TINY)).clamp(max=1)
+        move = wide((REACH * still.sqrt() / length.clamp(min=TINY)).clamp(max=1), move) * move
         if floor is not None and judge is not None:
-            log = judge(seen, label)[0].log_softmax(1)
+            log = judge(look(clean + move), label)[0].log_softmax(1)
             held = log.gather(1, label[:, None])[:, 0] < floor
             ctx.tell("held", held)
-            share = share * ~held
-        return clean + (wide(share, slope) * move).to(clean.dtype)
+            move = wide(~held, move) * move
+        return clean + move.to(clean.dtype)
 
     return pulled
 
@@ -166,7 +166,7 @@ def _published(
             estimate = model(x, sigma, cond)  # the conditional branch alone
             return _stretched(look(noise * estimate + (1 - noise) * z_per_x * x))
 
-        slope = gradient(value, through, x, ctx)[0]
+        slope = gradient(value, through, x, ctx)
         step = scale * x.flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1).clamp(min=TINY)
         lower = float(ladder[_rung(ctx, sigma) + 1])
         return clean + (wide(step * sigma / (sigma - lower), slope) * slope).to(clean.dtype)
@@ -182,23 +182,17 @@ def _stretched(seen: Tensor) -> Tensor:
     return (seen - wide(low, seen)) / wide((high - low).clamp(min=TINY), seen)
 
 
-def gradient(
-    value: Value, look: Callable[[Tensor], Tensor], at: Tensor, ctx: Context
-) -> tuple[Tensor, Tensor]:
-    """Of a number per row, in float32, and the rows as they were seen.
-
-    It is zero in rows where it is not finite or nothing, which are counted.
-    """
+def gradient(value: Value, look: Callable[[Tensor], Tensor], at: Tensor, ctx: Context) -> Tensor:
+    """Of a number per row, in float32; zero in rows where it is not finite or nothing, which are counted."""
     with torch.enable_grad():
         x = at.detach().float().requires_grad_()
-        seen = look(x)
-        found = value(seen)
+        found = value(look(x))
         slope = torch.autograd.grad(found.sum(), x)[0] if found.requires_grad else torch.zeros_like(x)
     length = slope.flatten(1).norm(dim=1)
     felt = length.isfinite() & (length > TINY)
     ctx.tell("guided", torch.ones_like(felt))
     ctx.tell("unfelt", ~felt)
-    return torch.where(felt.reshape(-1, *[1] * (slope.ndim - 1)), slope, 0.0), seen.detach()
+    return torch.where(felt.reshape(-1, *[1] * (slope.ndim - 1)), slope, 0.0)
 
 
 def _rung(ctx: Context, sigma: Tensor) -> int:

@@ -7,8 +7,6 @@ from typing import get_args
 
 import numpy as np
 import pytest
-import torch
-from studies import fill
 from typer.testing import CliRunner
 
 from counterpoise import Data, Holdout, Predictor, Refusal, Run, Trials, open_source, parse_cut, run
@@ -22,25 +20,7 @@ from counterpoise.stages.deliver import deliver
 from counterpoise.study import Lot, Study, real_of, rows_of
 from counterpoise.trials import TrialFile, file_of
 
-transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
-CLASSES = {"cat": 40, "dog": 16, "owl": 6}
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("three") / "photos", CLASSES)
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("backbone") / "tiny"
-    torch.manual_seed(0)
-    config = transformers.ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", num_labels=5
-    )
-    transformers.ResNetForImageClassification(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({"size": {"height": 24, "width": 24}}))
-    return folder
+pytest.importorskip("transformers", reason="the hf extra is not installed")
 
 
 def study(function, source, **flags):
