@@ -11,6 +11,8 @@ from counterpoise.study import Lot, Study
 
 PICTURES = 6  # real and synthetic ones per class
 CLASSES = 3  # the rarest
+TWINS = 9  # pictures of the same noise, of each synthesis
+TWIN_CLASSES = 2
 MOST_BESIDE = 3  # guided syntheses beside unguided ones
 
 
@@ -64,25 +66,21 @@ def twins(study: Study, families: Sequence[Sequence[str]]) -> list[dict[str, Any
             for name in (names[0], *beside)
         }
         common = [key for key in made[names[0]] if all(key in rows for rows in made.values())]
-        for label in _rarest(study):
-            keys = [key for key in common if made[names[0]][key]["label"] == label][:PICTURES]
+        for label in _rarest(study)[:TWIN_CLASSES]:
+            keys = [key for key in common if made[names[0]][key]["label"] == label][:TWINS]
             if keys:
                 lines = [
                     {"synthesis": name, "images": [rows[key]["image"] for key in keys]}
                     for name, rows in made.items()
                 ]
-                found.append(
-                    {"class_name": study.classes[label], "real": int(counts[label]), "lines": lines}
-                )
+                found.append({"class_name": study.classes[label], "real": int(counts[label]), "lines": lines})
     return found
 
 
 def _with_pictures(study: Study) -> list[str]:
     """The syntheses whose samples can be looked at."""
     return [
-        item.name
-        for item in study.recipe.synthesis
-        if not study.frozen and not study.own_space(item.name)
+        item.name for item in study.recipe.synthesis if not study.frozen and not study.own_space(item.name)
     ]
 
 

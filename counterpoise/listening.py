@@ -10,21 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
 from counterpoise.diffusion.criteria import Entropy, Loss
-from counterpoise.diffusion.feedback import Coverage, Feedback
-from counterpoise.metrics.accuracy import slices
-from counterpoise.metrics.evidence import independent_units
-from counterpoise.metrics.verdict import RARE, compare
+from counterpoise.diffusion.feedback import Feedback
+from counterpoise.gains import Gains
 from counterpoise.proposals.budgets import Adaptive, ByNeed
 from counterpoise.recipe import Synthesis
 from counterpoise.report.feedback import MOST_NEEDY, stopped, warnings
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.feedback import Fidelity, Usefulness
 from counterpoise.study import Lot, Study
-from counterpoise.tutoring import TutorFile, needs_of
+from counterpoise.tutoring import needs_of
 
 KINDS = {"useful": Usefulness, "label": Fidelity, "nearest": NearestReal}
 COIN = float(np.log(0.5))  # where the judge gives a class less than all others together, it does not name it
@@ -56,7 +53,7 @@ def families(study: Study) -> list[list[str]]:
     found: dict[str, list[str]] = {}
     for item in study.recipe.synthesis:
         beside = reference(study, item)
-        if item.guides and beside and beside.budget == item.budget:
+        if item.guides and beside and _bare(beside) == _bare(item):
             found.setdefault(beside.name, [beside.name]).append(item.name)
     return list(found.values())
 
@@ -99,7 +96,7 @@ def _row(study: Study, item: Synthesis, gains: Gains) -> dict[str, Any]:
         **{share: _mean(_told(study, lots, share)) for share in ("held", "unfelt")},
         "validation": gains.validation(arm),
         "against": beside.name if beside else "",
-        "same_budget": beside is not None and beside.budget == item.budget,
+        "same_budget": beside is not None and _bare(beside) == _bare(item),
         "gain": gains(arm, against) if arm and against else {},
     }
 
@@ -124,8 +121,8 @@ def _mean(values: np.ndarray) -> float | None:
 
 def words_of(guide: Any) -> str:
     """
-    >>> words_of(Feedback(Entropy(), scale=3.0, every=2)), words_of(Coverage())
-    ('entropy × 3 at every 2nd noise level', 'coverage × 1')
+    >>> words_of(Feedback(Entropy(), scale=3.0, every=2)), words_of(Feedback(Loss(), 0.03, 5, "published"))
+    ('entropy × 3 at every 2nd noise level', 'loss × 0.03 at every 5th noise level, as published')
     """
     name = name_of(guide.criterion) if isinstance(guide, Feedback) else type(guide).__name__.lower()
     scale = f" × {guide.scale:g}" if hasattr(guide, "scale") else ""
@@ -147,44 +144,6 @@ def name_of(criterion: Any) -> str:
         case Entropy(on_label=share) if share:
             return f"entropy + {share:g} log p"
     return type(criterion).__name__.lower()
-
-
-# --- what was gained ---------------------------------------------------------------------------------------------------
-
-
-class Gains:
-    """Paired differences between arms, over the same independent units of trials as in the verdict."""
-
-    def __init__(self, study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> None:
-        self.study, self.arms = study, metrics["arms"]
-        self.slices = [name for name in verdict["family"]["slices"] if name in ("all", *RARE)]
-        units = independent_units(trial_seeds(study))
-        self.values = {
-            arm: {name: units.average([slices(one)[name] for one in found["trials"]]) for name in self.slices}
-            for arm, found in self.arms.items()
-        }
-
-    def __call__(self, arm: str, against: str) -> dict[str, dict[str, float]]:
-        """In points, by slice."""
-        return {
-            row["slice"]: {name: 100 * row[name] for name in ("mean", "low", "high")} | {"p": row["p"]}
-            for row in compare(self.values, [arm], against)
-        }
-
-    def arm_of(self, synthesis: str) -> str | None:
-        fits = {fit.name for fit in self.study.recipe.fits if fit.synthesis == synthesis and not fit.own}
-        return next((arm.name for arm in self.study.recipe.arms if arm.fit in fits), None)
-
-    def validation(self, arm: str | None) -> float | None:
-        return None if arm is None else 100 * float(np.mean(self.arms[arm]["validation"]))
-
-
-def trial_seeds(study: Study) -> dict[str, list[int]]:
-    """What was drawn anew in which trial, by factor: `metrics.evidence.independent_units` reads it."""
-    trials = range(study.recipe.trials.n)
-    drawn = [study.draw_of(trial) for trial in trials]
-    moving = study.recipe.data.cut is not None  # without a cut every draw has the same training images
-    return {"split": drawn if moving else [0] * len(drawn), "generator": drawn, "classifier": list(trials)}
 
 
 # --- scales ------------------------------------------------------------------------------------------------------------
@@ -227,7 +186,9 @@ def _practice(study: Study, item: Synthesis) -> dict[str, Any]:
     draws = []
     for draw in range(study.recipe.trials.draws):
         begun = study.rounds(Lot(item.name, draw))
-        asked, kept = ([study.run.meta(lot.selected)["funnel"][n] for lot in begun] for n in ("asked", "kept"))
+        asked, kept = (
+            [study.run.meta(lot.selected)["funnel"][n] for lot in begun] for n in ("asked", "kept")
+        )
         history = study.history(_last_heard(study, begun))
         draws.append(
             {
@@ -285,6 +246,7 @@ def _needs(study: Study, item: Synthesis, of: str) -> dict[str, Any]:
     there.sort(key=lambda cell: (np.isnan(before[cell]), -before[cell], -made[cell]))
     return {
         "synthesis": item.name,
+        "draws": study.recipe.trials.draws,
         "of": of,
         "cells": "class × group" if item.by_group else "class",
         "rows": [

@@ -31,14 +31,14 @@ class Feedback:
     """Towards what `criterion` calls useful: density times exp(scale C), so that scale is in units of 1 / nat.
 
     It acts on every `every`-th rung where the share of data in x, spread / (spread + sigma), is between `after` and
-    `before`: an estimate of pure noise says nothing yet, and what is left of the noise in the end moves nothing. A row
-    whose class the judge gives less than log p(y) = `floor` is left alone until it recovers. `mode="published"` is the
-    paper's own: a second call of the network, a gradient through it, and a nudge of x by `scale` of its length, on
-    every `every`-th rung of all.
+    `before`: an estimate of pure noise says nothing yet, and what is left of the noise in the end moves nothing. No row
+    is pulled to where the judge gives its class less than log p(y) = `floor`: there it is left alone, until it can go.
+    `mode="published"` is the paper's own: a second call of the network, a gradient through it, and a nudge of x by
+    `scale` of its length, on every `every`-th rung of all. On digits, 10 here does what 0.03 does there.
     """
 
     criterion: Any = Entropy()
-    scale: float = 1.0
+    scale: float = 10.0
     every: Annotated[int, Field(ge=1)] = 1
     mode: Literal["fast", "published"] = "fast"
     after: Annotated[float, Field(ge=0, lt=1)] = 0.1

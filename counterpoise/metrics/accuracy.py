@@ -29,6 +29,7 @@ SLICES = {
     "rarest": "rarest",
     "worst_class": "worst_class",
     "worst_group": "worst_group",
+    "worst_cell": "worst_cell",
 }
 
 
@@ -117,7 +118,7 @@ def measure(
     """All scalars of one set of predictions, in a fixed order.
 
     `counts` are real train images per class, `group_counts` per group (for `adjusted_average`). A negative group
-    is an unknown one and takes no part in the group measures. `tail_to_head` is the mean share of a tail class's
+    is an unknown one and takes no part in the group measures; a cell is a class in a group. `tail_to_head` is the mean share of a tail class's
     test images that are called a head class (tail: few or rarest, head: many without the tail).
     """
     label, predicted = np.asarray(label, np.int64), np.asarray(predicted, np.int64)
@@ -152,7 +153,11 @@ def measure(
     if (tail & is_shown).any() and head.any():
         found["tail_to_head"] = float(share[tail & is_shown][:, head].sum(1).mean())
     if group is not None:
-        found |= by_group(correct, np.asarray(group, np.int64), group_counts)
+        group = np.asarray(group, np.int64)
+        found |= by_group(correct, group, group_counts)
+        cells = np.where(group < 0, group, label + n_classes * group)
+        if each := group_accuracy(correct, cells).values():
+            found |= {"worst_cell": min(each), "worst_cells": worst_tenth(np.array(list(each)))}
     found["nll"] = float(np.mean(nll))
     found["ece"] = expected_calibration_error(confidence, correct)
     return found
@@ -183,5 +188,5 @@ def by_group(
 
 
 def slices(measured: Mapping[str, float]) -> dict[str, float]:
-    """What the verdict is about, from one `measure`: all, many, medium, few or rarest, worst class, worst group."""
+    """What the verdict is about, from one `measure`: all, many, medium, few or rarest, worst class, group and cell."""
     return {name: measured[source] for name, source in SLICES.items() if source in measured}

@@ -19,6 +19,7 @@ WORDS = {
     "rarest": "the rarest classes",
     "worst_class": "the worst class",
     "worst_group": "the worst group",
+    "worst_cell": "the worst class in a group",
 }
 
 

@@ -45,6 +45,7 @@ RARE = (
     "few",
     "rarest",
     "worst_group",
+    "worst_cell",
 )  # where a gain is worth a recommendation if all classes are not harmed
 
 

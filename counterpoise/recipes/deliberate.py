@@ -45,7 +45,7 @@ def deliberate(
     `--groups` counts class x group cells, and adds the arms that look at groups. With `--backbone NAME` (at
     `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all), and heads are trained with
     `--loss NAME`; without one on pixels, with `--guidance SCALE` of the generator and residual networks of `--width
-    CHANNELS` and `--blocks N`; `--no-flip` where things have a hand. The generator learns for `--fit-steps N`,
+    CHANNELS` and `--blocks N`; `--flip/--no-flip`: not for things that have a hand. The generator learns for `--fit-steps N`,
     classifiers for `--steps N` of `--batch N`.
     """
     stands = grounds.on(data, smoke=smoke, **ground)

@@ -27,8 +27,8 @@ CRITERIA: dict[str, Any] = {
 }
 CriterionName = Literal["loss", "capped_loss", "entropy", "entropy_on_label", "hardness", "margin"]
 Mode = Literal["fast", "published"]
-#: Chosen on validation, each in its space: docs/log.md.
-DEFAULTS: dict[str, tuple[CriterionName, float]] = {"pixels": ("entropy", 3.0), "features": ("entropy", 3.0)}
+#: Criterion and scale, chosen on validation for each space: docs/log.md.
+DEFAULTS: dict[str, tuple[CriterionName, float]] = {"pixels": ("loss", 3.0), "features": ("loss", 20.0)}
 #: The settings of the paper's repository, whatever the generator. Its scale is a share of a sample's length.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "imagenet_lt": {
@@ -76,7 +76,7 @@ def feedback_guided(
 
     With `--backbone NAME` (at `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all),
     and heads are trained with `--loss NAME`; without one on pixels, with `--guidance SCALE` of the generator and residual
-    networks of `--width CHANNELS` and `--blocks N`; `--no-flip` where things have a hand. Classes are filled up to the
+    networks of `--width CHANNELS` and `--blocks N`; `--flip/--no-flip`: not for things that have a hand. Classes are filled up to the
     largest, or to `--fill-to N`. The generator learns for `--fit-steps N`, classifiers for `--steps N` of `--batch N`.
     """
     flags = {"criterion": criterion, "feedback": feedback, "every": every, "mode": mode, "fill_to": fill_to}

@@ -70,7 +70,7 @@ def practice(draws: Sequence[Mapping[str, Any]], width: int = 760) -> Drawing:
     """Validation score of every round's tutor: a thin line per draw, the mean of all thick as far as all of them go."""
     histories = [list(draw["history"]) for draw in draws]
     longest, shared = max(map(len, histories)), min(map(len, histories))
-    figure, area = sheet(width, 258, 54, 22, 12, 58)
+    figure, area = sheet(width, 258, 66, 22, 12, 58)
     area.set_xlim(-0.12, max(longest - 1, 1) + 0.12)
     low, high = _span([score for history in histories for score in history], 4)
     area.set_ylim(low, high)
@@ -89,7 +89,7 @@ def practice(draws: Sequence[Mapping[str, Any]], width: int = 760) -> Drawing:
         learnt = np.mean([draw["learnt"][at] for draw in draws if len(draw["learnt"]) > at])
         _below(area, str(at), at, -16, "ink")
         _below(area, short(learnt), at, -33)
-    for text, drop in (("round", -16), ("made", -33)):
+    for text, drop in (("round", -16), ("samples", -33)):
         say(area, text, (0, 0), (-12, drop), "right", size=11, xycoords=("axes fraction", "axes fraction"))
     score = f"from {means[0]:.1f} to {means[-1]:.1f} per cent" if shared > 1 else f"{means[0]:.1f} per cent"
     return figure, f"Mean validation score over {shared} tutors of {len(draws)} draws, {score}."

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from counterpoise.report.feedback import Feedback
+
 Outcome = Literal["helps", "no evidence", "hurts"]
 Action = Literal["generate", "use a cheap arm", "do not generate"]
 Role = Literal["baseline", "control", "candidate", "opponent"]
@@ -226,6 +228,19 @@ class Sheets(TypedDict, total=False):
     lines: Sequence[str]  # the classes of these lines
 
 
+class Line(TypedDict):
+    synthesis: str
+    images: Sequence[Picture]
+
+
+class Twins(TypedDict):
+    """Samples of a class that began as the same noise, a line of each synthesis."""
+
+    class_name: str
+    real: int  # training images
+    lines: Sequence[Line]  # unguided first
+
+
 class Cost(TypedDict, total=False):
     stages: Mapping[str, float]  # seconds
     arms: Mapping[str, float]  # seconds
@@ -261,6 +276,8 @@ class Facts(TypedDict, total=False):
     quality: Sequence[Quality]  # one per space
     mixtures: Sequence[Mixture]
     sheets: Mapping[str, Sheets]  # by the first synthesis of a mixture
+    feedback: Feedback
+    twins: Sequence[Twins]
     prior: Prior
     cost: Cost
     reproduce: Reproduce

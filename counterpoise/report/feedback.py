@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 MOST_NEEDY = 12  # rows of a table of needs
 UNFELT = 0.05  # share of the noise levels without a gradient from which a teacher is a bad one
 HELD = 0.5  # share of the noise levels at which samples were left alone from which guidance did little
+POOR = 0.5  # label fidelity of unguided samples under which nothing that is built on them can be judged
 LOST = 0.05  # of label fidelity, compared with unguided samples
 
 
@@ -16,8 +17,8 @@ class Gain(TypedDict, total=False):
     """Mean paired difference to the arm of unguided samples, in points, with its interval before any correction."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None  # None: so few trials bound nothing
+    high: float | None
     p: float
 
 
@@ -88,6 +89,7 @@ class NeedRow(TypedDict):
 
 class NeedTable(TypedDict):
     synthesis: str
+    draws: int  # of the study: the rows are about the first
     of: str  # "error", "loss" or "entropy"
     cells: str  # "class" or "class × group"
     rows: Sequence[NeedRow]  # the neediest first
@@ -105,27 +107,53 @@ class Feedback(TypedDict, total=False):
 
 
 def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What a reader has to know before anything here is believed, one sentence each."""
-    said, known = [], {row["synthesis"]: row for row in rows}
-    for row in rows:
-        name, held, unfelt = row["synthesis"], row["held"], row["unfelt"]
-        if unfelt is not None and unfelt > UNFELT:
-            said.append(
-                f"{name}: the teacher gave no gradient at {100 * unfelt:.0f} % of the noise levels, so it guided less "
-                "than was asked for."
-            )
-        if held is not None and held > HELD:
-            said.append(
-                f"{name}: samples were left alone at {100 * held:.0f} % of the noise levels, because the judge did not "
-                "see their class in them: it was hardly guided."
-            )
-        beside = known.get(row["against"], {}).get("fidelity") if row["guides"] else None
-        if beside is not None and row["fidelity"] is not None and row["fidelity"] < beside - LOST:
-            said.append(
-                f"{name}: guidance costs labels. The judge names the class of {100 * row['fidelity']:.0f} % of the "
-                f"samples, and of {100 * beside:.0f} % of the unguided ones."
-            )
+    """What a reader has to know before anything here is believed, one sentence for each kind of trouble."""
+    known = {row["synthesis"]: row for row in rows}
+
+    def beside(row: Mapping[str, Any]) -> float:
+        found = known.get(row["against"], {}).get("fidelity")
+        return 0.0 if found is None else found
+
+    blind = [row for row in rows if (row["unfelt"] or 0) > UNFELT]
+    held = [row for row in rows if (row["held"] or 0) > HELD]
+    told = [row for row in rows if row["fidelity"] is not None]
+    poor = [row for row in told if not row["guides"] and row["fidelity"] < POOR]
+    lost = [row for row in told if row["guides"] and row["fidelity"] < beside(row) - LOST]
+    said = []
+    if blind:
+        said.append(
+            f"{_names(blind)}: the teacher gave no gradient at {_shares(blind, 'unfelt')} of the noise levels, so it "
+            "guided less than was asked for."
+        )
+    if held:
+        said.append(
+            f"{_names(held)}: samples were left alone at {_shares(held, 'held')} of the noise levels, because the judge "
+            "did not see their class in them. They were hardly guided."
+        )
+    if poor:
+        said.append(
+            f"{_names(poor)}: the judge names the class of only {_shares(poor, 'fidelity')} of the samples, and nothing "
+            "guided them. Either the generator or the judge is not good enough yet."
+        )
+    if lost:
+        said.append(
+            f"{_names(lost)}: guidance costs labels. The judge names the class of {_shares(lost, 'fidelity')} of the "
+            "samples, fewer than of the unguided ones beside them."
+        )
     return said
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(row["synthesis"] for row in rows)
+
+
+def _shares(rows: Sequence[Mapping[str, Any]], key: str) -> str:
+    """
+    >>> _shares([{"held": 0.9}, {"held": 0.934}], "held"), _shares([{"held": 0.9}], "held")
+    ('90 to 93 %', '90 %')
+    """
+    low, high = (f"{100 * end(row[key] for row in rows):.0f}" for end in (min, max))
+    return f"{low} %" if low == high else f"{low} to {high} %"
 
 
 def stopped(draws: Sequence[Mapping[str, Any]], most: int) -> str:
@@ -139,7 +167,7 @@ def stopped(draws: Sequence[Mapping[str, Any]], most: int) -> str:
     )
     parts = []
     for way, times in sorted(ways.items(), reverse=True):
-        where = f"in {times} of {len(draws)} draws " if len(draws) > 1 else ""
+        where = f"in {times} of {len(draws)} draws " if times < len(draws) else ""
         parts.append(where + (f"it stopped after {way}" if way else f"all {most} rounds were made"))
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
@@ -172,23 +200,24 @@ def panels(told: Mapping[str, Any], sweep: Mapping[str, Any]) -> list[Panel]:
         ("nearest real, copy thresholds", "nearest", 1, 0.5),
         ("validation accuracy, %", "validation", 1, 2),
     ]
-    made = [
-        _panel(
-            title, [(scale, factor * row[key], None) for scale, row in points if row[key] is not None], least
-        )
-        for title, key, factor, least in measures
-    ]
+    made = []
+    for title, key, factor, least in measures:
+        alike = [at for at in points if key != "useful" or at[1]["criterion"] == criterion]
+        shown = [(scale, factor * row[key], None) for scale, row in alike if row[key] is not None]
+        made.append(_panel(title, shown, least))
     for name in told["slices"]:
-        gains = [(scale, row["gain"].get(name)) for scale, row in points]
-        shown = [(scale, gain["mean"], (gain["low"], gain["high"])) for scale, gain in gains if gain]
-        if shown and points[0][0] == 0:
-            shown = [(0.0, 0.0, None), *shown]
-        made.append(_panel(f"gain on {name.replace('_', ' ')}, points", shown, 2, sign=True))
-    return [panel | {"chosen": chosen} for panel in made if len(panel["values"]) > 1]  # type: ignore[typeddict-item, misc]
+        gains = [(scale, row["gain"].get(name)) for scale, row in points if scale]
+        gained = [(scale, gain["mean"], _ends(gain)) for scale, gain in gains if gain]
+        if gained and points[0][0] == 0:
+            gained = [(0.0, 0.0, None), *gained]
+        made.append(_panel(f"gain on {name.replace('_', ' ')}, points", gained, 2, sign=True))
+    return [panel | {"chosen": chosen} for panel in made if len(panel["values"]) > 1]
+
+
+def _ends(gain: Mapping[str, Any]) -> tuple[float, float] | None:
+    return None if gain["low"] is None else (gain["low"], gain["high"])
 
 
 def _panel(title: str, points: Sequence[tuple[float, float, Any]], least: float, sign: bool = False) -> Panel:
     scales, values, ends = (list(column) for column in zip(*points, strict=True)) if points else ([], [], [])
-    return Panel(
-        title=title, scales=scales, values=values, ends=ends, chosen=None, least=least, sign=sign
-    )
+    return Panel(title=title, scales=scales, values=values, ends=ends, chosen=None, least=least, sign=sign)

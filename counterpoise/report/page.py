@@ -2,7 +2,7 @@
 
 `render(facts)` takes the mapping that ``counterpoise.report.facts.Facts`` describes, key by key (title, data, recipe,
 made_at, version, command, fingerprint, verdict, audit, recalls, confusion, galleries, funnel, maps, quality,
-mixtures, sheets, prior, cost, reproduce). Every key is optional: a section whose facts are missing is not there. The same facts give the
+mixtures, sheets, feedback, twins, prior, cost, reproduce). Every key is optional: a section whose facts are missing is not there. The same facts give the
 same bytes.
 
 The page runs no script and loads nothing; its policy allows its one style sheet by hash, and data: pictures.
@@ -21,8 +21,9 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from counterpoise.report import figures, marks, pictures, scatter
+from counterpoise.report import dials, figures, marks, pictures, scatter
 from counterpoise.report.facts import Facts as Facts
+from counterpoise.report.feedback import panels
 from counterpoise.report.names import plain
 
 HERE = Path(__file__).parent
@@ -52,6 +53,7 @@ def render(facts: Mapping[str, Any]) -> str:
         tail=_tail(facts.get("confusion", {})),
         laid=[_laid(each) for each in facts.get("maps", ())],
         mixtures=[_mixed(each, facts.get("sheets", {})) for each in facts.get("mixtures", ())],
+        feedback=_fed_back(facts.get("feedback") or {}, facts.get("twins", ())),
         prior=_prior(facts.get("prior", {})),
         shown=_galleries(facts.get("galleries", ())),
         many=figures.MANY,
@@ -167,6 +169,31 @@ def _mixed(found: Mapping[str, Any], sheets: Mapping[str, Mapping[str, Any]]) ->
     return {**found, **uris, "lines": mine.get("lines", []), "use": _prior(found["use"])}
 
 
+def _fed_back(told: Mapping[str, Any], twins: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What feedback did, the panels of its sweeps, and its pictures as data: URIs."""
+    if not told:
+        return {}
+    known = {row["synthesis"]: row for row in told["rows"]}
+    sweeps = [
+        {
+            **sweep,
+            "panels": panels(told, sweep),
+            "rows": [{**known[p["synthesis"]], **p} for p in sweep["points"]],
+        }
+        for sweep in told["sweeps"]
+    ]
+    shown = [
+        {
+            **each,
+            "lines": [
+                {**one, "images": [_picture(image) for image in one["images"]]} for one in each["lines"]
+            ],
+        }
+        for each in twins
+    ]
+    return {**told, "sweeps": sweeps, "twins": shown}
+
+
 def _galleries(galleries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Galleries with their pictures as data: URIs, until the page has its share of bytes."""
     made: list[dict[str, Any]] = []
@@ -235,6 +262,9 @@ def _environment() -> jinja2.Environment:
         "forest": figures.forest,
         "cells": figures.cells,
         "descent": figures.descent,
+        "dial": dials.dial,
+        "practice": dials.practice,
+        "needs": dials.needs,
         "stacks": figures.stacks,
         "markup": Markup,
         "listed": LISTED,

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from counterpoise.gallery import galleries, twins
 from counterpoise.generators.latent_facts import COMPONENTS, RECONSTRUCTIONS, SHOWN_CLASSES, SUMMARY
+from counterpoise.listening import families, feedback
 from counterpoise.metrics.accuracy import confusion, shot_bins, slices
 from counterpoise.report.maps import maps
 from counterpoise.report.mixture import mixture
@@ -27,8 +29,6 @@ from counterpoise.trials import TrialFile
 from counterpoise.types import describe, fingerprint
 
 MOST_CONFUSED = 8  # rare classes in the confusion table
-PICTURES = 6  # real and synthetic pictures per class
-GALLERY_CLASSES = 3
 MOST_QUARANTINED = 200
 
 
@@ -52,6 +52,7 @@ def facts_of(study: Study) -> dict[str, Any]:
         "maps": _maps(study),
         "quality": quality(_measures(study)),
         "mixtures": _mixtures(study),
+        "feedback": feedback(study, metrics, verdict),
         "prior": _prior(study),
         "cost": _cost(study),
         "reproduce": _reproduce(study),
@@ -278,67 +279,6 @@ def _reproduce(study: Study) -> dict[str, Any]:
     }
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def galleries(study: Study) -> list[dict[str, Any]]:
-    """Real and synthetic pictures of the rarest classes, the nearest real image under each synthetic one."""
-    pictures = [item.name for item in study.recipe.synthesis if not study.own_space(item.name)]
-    if study.frozen or not pictures:
-        return []
-    counts = study.counts()
-    rarest = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 0][:GALLERY_CLASSES]
-    pixels, labels, order = study.pixels("train"), study.labels("train"), study.draw_rows(0)
-    place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}
-    last = pictures[-1]
-    made = list(_samples(study, Lot(last, 0)))
-    found = []
-    for label in rarest:
-        mine = [row for row in order if labels[row] == label][:PICTURES]
-        synthetic = [
-            {
-                "image": row["image"],
-                "kept": row["drop"] is None,
-                **({"reason": row["drop"]} if row["drop"] else {}),
-                **(
-                    {"nearest": np.asarray(pixels[place[row["nearest"]]]), "distance": row["score"]}
-                    if row["nearest"]
-                    else {}
-                ),
-            }
-            for row in made
-            if row["label"] == label
-        ]
-        found.append(
-            {
-                "title": f"{last}: {counts[label]} real images",
-                "class_name": study.classes[label],
-                "real": [np.asarray(pixels[row]) for row in mine],
-                "synthetic": synthetic[:PICTURES],
-            }
-        )
-    return found
-
-
-def _samples(study: Study, lot: Lot):  # type: ignore[no-untyped-def]
-    drop = {row["request_id"]: row for row in study.run.table(lot.selected).to_pylist()}
-    names = [name for name, _ in study.synthesis(lot.synthesis).scores]
-    for shard in study.shards(lot):
-        meta, table = study.run.meta(lot.samples(shard)), study.run.table(lot.samples(shard))
-        scores = study.run.table(lot.scores(names[0], shard)).to_pylist() if names else []
-        near = {row["request_id"]: row for row in scores}
-        for row in table.to_pylist():
-            if row["status"] == "made":
-                score = near.get(row["request_id"], {})
-                yield {
-                    "image": np.frombuffer(row["x"], meta["dtype"]).reshape(meta["shape"]),
-                    "label": drop[row["request_id"]]["label"],
-                    "drop": drop[row["request_id"]]["drop"],
-                    "nearest": score.get("nearest_id"),
-                    "score": score.get("score"),
-                }
-
-
 def sheets(study: Study) -> dict[str, dict[str, Any]]:
     """What a latent mixture over pictures has drawn of itself."""
     return {
@@ -357,7 +297,8 @@ def write_facts(study: Study, unit: str) -> None:
 
 
 def write_page(study: Study, unit: str) -> None:
-    pictures = {"galleries": galleries(study), "sheets": sheets(study)}
+    beside = twins(study, families(study))
+    pictures = {"galleries": galleries(study), "sheets": sheets(study), "twins": beside}
     page = render(study.run.json("report.json") | pictures)
     study.run.put_bytes(unit, page.encode())
 

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -77,8 +78,7 @@ def test_the_criterion_rises_with_the_scale_and_falls_below_none(criterion, samp
     means = [one.mean().item() for one in found]
     assert means == sorted(means)
     assert (found[0] < found[1]).double().mean() >= 0.95
-    for better in found[2:]:
-        assert (better > found[1]).double().mean() >= 0.95
+    assert (found[2] > found[1]).double().mean() >= 0.95  # later some have been at the border and beyond
 
 
 def test_the_published_mode_rises_as_well():
@@ -236,12 +236,11 @@ def test_fewer_rungs_pull_as_far_in_all():
 
 
 def test_rows_that_the_judge_gives_up_are_left_alone_and_counted():
-    """A judge that believes in no odd row: those come out as they were, the others as without a judge."""
+    """A judge that believes in no odd pair: those come out as they were, the others as without a judge."""
     odd, heard = torch.arange(64) % 4 >= 2, Heard()
 
     def judge(seen, label):
-        logits = F.one_hot(label, 2) * torch.where(odd, -9.0, 9.0)[:, None]
-        return logits, seen
+        return F.one_hot(label, 2) * torch.where(odd, -9.0, 9.0)[:, None], seen
 
     found = sampled([Feedback(scale=2.0)], context(judge=judge, tell=heard))
     free = sampled([Feedback(scale=2.0)])
@@ -250,34 +249,56 @@ def test_rows_that_the_judge_gives_up_are_left_alone_and_counted():
     assert torch.equal(heard["held"], odd.expand(len(heard["guided"]), 64))
 
 
-def test_the_floor_keeps_labels():
-    """A steep pull takes many over the border; the judge's floor keeps nearly all on their side."""
-    held = Heard()
-    free = sampled([Feedback(Loss(), 3.0, floor=None)], context(judge=linear))
-    kept = sampled([Feedback(Loss(), 3.0, floor=-0.3)], context(judge=linear, tell=held))
+def test_no_row_is_pulled_below_the_floor():
+    """The judge looks where a row would go, not where it is."""
+    x, cond = 0.3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(5)), Cond(LABEL)
+    at, floor = torch.full((64,), 0.5), -0.7
+    clean = PAIR.denoise(x, at, cond)
+    free = Feedback(Loss(), 3.0, floor=None)(PAIR.denoise, context())(x, at, cond)
+    heard = Heard()
+    found = Feedback(Loss(), 3.0, floor=floor)(PAIR.denoise, context(judge=linear, tell=heard))(x, at, cond)
+    over = value(free, Loss()) > -floor
+    assert torch.equal(found, torch.where(over[:, None], clean, free))
+    assert torch.equal(heard["held"][0], over)
+    assert 0.1 < over.double().mean() < 0.9
+
+
+@pytest.mark.parametrize("scale", [10.0, 30.0])
+def test_the_floor_keeps_labels(scale):
+    """A steep pull takes most over the border; with the floor nearly all stay, and still are harder than before."""
+    free, kept = (
+        sampled([Feedback(Loss(), scale, floor=floor)], context(judge=linear)) for floor in (None, -0.5)
+    )
     right = [(linear(made, LABEL)[0].argmax(1) == LABEL).double().mean() for made in (PLAIN, free, kept)]
-    assert right[1] < right[0] - 0.2
-    assert right[2] > right[1] + 0.15
-    assert value(kept, Loss()).mean() > value(PLAIN, Loss()).mean()
-    assert 0 < held["held"].double().mean() < 1
+    assert right[1] < right[0] - 0.3
+    assert right[2] > right[0] - 0.05
+    assert value(kept, Loss()).mean() > 1.5 * value(PLAIN, Loss()).mean()
 
 
-def test_labels_stay_and_samples_become_more_useful_at_the_default_settings():
-    """The judge is another one than the teacher, and the referee, which nobody asks, knows the truth."""
+def blurred(more, shift):
+    """What a classifier knows of MIXTURE that saw too little of it: wider components, a little beside the true ones."""
+    means, stds = MIXTURE.means + shift, MIXTURE.stds + more
 
-    def blurred(shift):
-        def says(seen, label):
-            return linear(seen + torch.tensor([shift, 0.0]), label)
+    def says(seen, label):
+        away = (seen[:, None] - means.to(seen)) / stds.to(seen)
+        log = (MIXTURE.weights.log() - stds.log().sum(1)).to(seen) - away.square().sum(2) / 2
+        return torch.stack([log[:, MIXTURE.classes == c].logsumexp(1) for c in (0, 1)], 1), seen
 
-        return says
+    return says
 
-    seeds, label = list(range(1000)), torch.arange(1000) % 2
-    ctx = context(label, teacher=blurred(0.1), judge=blurred(-0.1))
-    plain, made = (sampled(guides, ctx, "dpmpp_2m", seeds) for guides in ([], [Feedback()]))
-    fidelity = [(linear(x, label)[0].argmax(1) == label).double().mean().item() for x in (plain, made)]
-    assert fidelity[1] >= 0.97 * fidelity[0]
-    up = value(made, label=label) > value(plain, label=label)
-    assert up.double().mean() >= 0.9
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2m"])
+def test_at_the_default_settings_samples_become_more_useful_and_keep_their_labels(sampler):
+    """The judge has learnt other things than the teacher; the referee, whom nobody asks, knows the truth."""
+    seeds, label, teacher, truth = list(range(500)), torch.arange(500) % 2, blurred(0.3, 0.05), blurred(0, 0)
+    ctx = context(label, model=MIXTURE.denoise, teacher=teacher, judge=blurred(0.3, -0.05), spread=1.0)
+    plain, made = (
+        sampled(guides, ctx, sampler, seeds, MIXTURE.denoise).double() for guides in ([], [Feedback()])
+    )
+    assert (truth(made, label)[0].argmax(1) == label).double().mean() >= 0.97
+    before, after = (Entropy()(*teacher(x, label), label) for x in (plain, made))
+    assert (after > before).double().mean() >= 0.95
+    assert after.mean() > 2 * before.mean()
 
 
 # --- teachers that say nothing -------------------------------------------------------------------------------
@@ -372,7 +393,7 @@ def test_the_published_mode_is_the_published_loop(criterion, every):
         cond = Cond(label[None])
         abars = 1 / (1 + ladder**2)
         z = x[None] * abars[0].sqrt()
-        for i, (abar, abar_next) in enumerate(zip(abars[:-1], abars[1:], strict=True)):
+        for i, (abar, abar_next) in enumerate(pairwise(abars)):
             with torch.no_grad():
                 null = noise_of(z, abar, cond.null())
                 eps = null + strength * (noise_of(z, abar, cond) - null)

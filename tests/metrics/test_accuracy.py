@@ -134,7 +134,7 @@ def test_order_of_the_measures_is_fixed_and_slices_are_rates_read_from_them():
     runs = [measured(label, rng.integers(0, 4, 300), [300, 60, 9, 9], 4, group, [1, 1, 1]) for _ in range(3)]
     assert len({tuple(run) for run in runs}) == 1
     cut = slices(runs[0])
-    assert list(cut) == ["all", "many", "medium", "few", "worst_class", "worst_group"]
+    assert list(cut) == ["all", "many", "medium", "few", "worst_class", "worst_group", "worst_cell"]
     assert cut["all"] == runs[0]["balanced_accuracy"]
     assert all(0 <= value <= 1 for value in cut.values())
     assert set(SLICES) - set(cut) == {"rarest"}

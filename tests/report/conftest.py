@@ -166,6 +166,67 @@ def sheet(lines: int) -> bytes:
     return sink.getvalue()
 
 
+def listener(name: str, scale: float, **more: Any) -> dict[str, Any]:
+    ends = {"mean": 0.8 * scale - 1, "low": 0.8 * scale - 2.5, "high": 0.8 * scale + 0.5, "p": 0.2}
+    return {
+        "synthesis": name,
+        "guides": [f"entropy × {scale:g}"] if scale else [],
+        "criterion": "entropy",
+        "asked": 400,
+        "kept": 391,
+        "useful": 0.2 + 0.1 * scale,
+        "p": 0.97 - 0.05 * scale,
+        "fidelity": 0.99 - 0.04 * scale,
+        "nearest": 3.2 + 0.1 * scale,
+        "held": 0.04 * scale if scale else None,
+        "unfelt": 0.12 if scale else None,
+        "validation": 88.0 + scale,
+        "against": "plain noise" if scale else "",
+        "same_budget": bool(scale),
+        "gain": {"all": ends, "few": ends} if scale else {},
+    } | more
+
+
+def feedback(names: list[str]) -> dict[str, Any]:
+    """A sweep of two scales beside unguided samples, and rounds of which the second draw stopped early."""
+    weak, strong = listener("interpolate", 0.3), listener("stronger", 3.0)
+    rounds = listener(
+        "rounds", 1.0, same_budget=False, gain={"all": {"mean": 1.0, "low": None, "high": None, "p": 1.0}}
+    )
+    needs = [
+        {"name": name, "need": 0.9 - 0.09 * at, "last": 0.4 if at else None, "real": 1 + at, "made": 30 - at}
+        for at, name in enumerate(reversed(names))
+    ]
+    needs[-1]["need"] = None
+    points = [("plain noise", 0.0), ("interpolate", 0.3), ("stronger", 3.0)]
+    return {
+        "teacher": {"fit": "balanced softmax", "members": 2, "score": 86.4},
+        "slices": ["all", "few"],
+        "rows": [listener("plain noise", 0.0), weak, strong, rounds],
+        "warnings": ["interpolate: the teacher gave no gradient at 12 % of the noise levels."],
+        "sweeps": [
+            {
+                "guide": "entropy",
+                "points": [{"synthesis": name, "scale": scale} for name, scale in points],
+                "chosen": "stronger",
+            }
+        ],
+        "practices": [
+            {
+                "synthesis": "rounds",
+                "most": 6,
+                "draws": [
+                    {"history": [60.0, 71.0, 74.0, 73.5, 76.0, 78.0], "learnt": [0, 10, 20, 30, 40, 50], "asked": 60, "rounds": 6, "waited": 0},
+                    {"history": [58.0, 70.0, 69.0, 68.0], "learnt": [0, 10, 20, 30], "asked": 30, "rounds": 3, "waited": 2},
+                ],
+                "whole": 410.0,
+                "sentence": "In 1 of 2 draws it stopped after 3 rounds, 2 of them without gain.",
+            }
+        ],
+        "needs": [{"synthesis": "rounds", "draws": 2, "of": "error", "cells": "class", "rows": needs, "left_out": 3}],
+    }  # fmt: skip
+
+
 def realistic() -> dict[str, Any]:
     rng = np.random.Generator(np.random.PCG64(7))
     digits = load_digits()
@@ -256,6 +317,14 @@ def realistic() -> dict[str, Any]:
         "quality": [measures("ce", ("copies",)), measures("codes of interpolate", ("interpolate",))],
         "mixtures": [mixture(names, train)],
         "sheets": {"interpolate": {"reconstructions": sheet(2), "components": sheet(10), "lines": names}},
+        "feedback": feedback(names),
+        "twins": [
+            {
+                "class_name": names[9],
+                "real": 2,
+                "lines": [{"synthesis": n, "images": list(images[:9])} for n in ("plain noise", "interpolate")],
+            }
+        ],
         "prior": {
             "classes": names,
             "arms": [
@@ -300,6 +369,7 @@ def hostile() -> dict[str, Any]:
     } | {
         "method",
         "collapsed",
+        "of",
     }
 
     def rename(value: Any, key: str = "") -> Any:

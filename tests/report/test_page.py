@@ -251,6 +251,35 @@ def test_a_latent_mixture_says_whether_it_collapsed_and_shows_its_pictures(
     assert 'id="mixture"' not in render(facts)
 
 
+def test_feedback_is_told_with_its_warnings_its_gains_and_its_pictures(
+    facts: dict[str, Any], pages: dict[str, str], undrawn: None
+) -> None:
+    section = re.search(r'<section id="feedback">.*?</figure>\s*</section>', pages["realistic"], re.DOTALL)[0]
+    said = " ".join(" ".join(Reader(section).words).split())
+    assert "2 teachers" in said
+    assert facts["feedback"]["warnings"][0] in said
+    assert facts["feedback"]["practices"][0]["sentence"] in said
+    assert "It asked for 45 samples per draw; filling up takes 410, so that is 11 % of them." in said
+    rows = [
+        " ".join(" ".join(Reader(row).words).split())
+        for row in re.findall(r"<tr>.*?</tr>", section, re.DOTALL)
+    ]
+    assert "plain noise unguided 391 of 400 kept 0.20 entropy 99 % mean p 0.97 3.2 – – –" in rows
+    assert (
+        "stronger entropy × 3 391 of 400 kept 0.50 entropy 87 % mean p 0.82 3.5 12 % no gradient 12 % "
+        "+1.4 −0.1 to +2.9 +1.4 −0.1 to +2.9"
+    ) in rows
+    assert any(row.startswith("rounds") and row.endswith("+1.0 too few trials –") for row in rows)
+    assert "no unguided samples of the same number and kind as rounds : the gain" in said
+    assert "best on validation: stronger" in said
+    pictures = [a for tag, a in Reader(section).tags if tag == "img"]
+    assert len(pictures) == 2 * 9
+    assert pictures[0]["alt"] == "sample 1 of class 9, plain noise"
+    del facts["twins"]
+    assert "The same noise" not in render(facts), "features are no pictures"
+    assert 'id="feedback"' not in render(facts | {"feedback": {}}), "no synthesis has a tutor"
+
+
 def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> None:
     optional = [
         "verdict",
@@ -262,6 +291,7 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
         "maps",
         "quality",
         "mixtures",
+        "feedback",
         "prior",
         "cost",
         "reproduce",
@@ -289,7 +319,7 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
 
 def test_a_run_without_synthetic_arms_looks_whole(facts: dict[str, Any], undrawn: None) -> None:
     verdict = facts["verdict"]
-    made = {"galleries", "funnel", "maps", "quality", "mixtures", "sheets"}
+    made = {"galleries", "funnel", "maps", "quality", "mixtures", "sheets", "feedback", "twins"}
     told = {
         **{key: value for key, value in facts.items() if key not in made},
         "verdict": {
@@ -423,7 +453,7 @@ def test_the_tail_keeps_its_diagonal_and_all_its_mass() -> None:
 
 def test_facts_are_json_but_for_their_pictures(facts: dict[str, Any]) -> None:
     assert set(facts) == set(get_type_hints(Facts))
-    json.dumps({key: value for key, value in facts.items() if key not in {"galleries", "sheets"}})
+    json.dumps({key: value for key, value in facts.items() if key not in {"galleries", "sheets", "twins"}})
 
 
 def luminance(colour: np.ndarray) -> float:
