@@ -36,7 +36,7 @@ DRAWS_JUDGED = 3
 
 def study(data: cp.Data, trials: int, **ground: object) -> Recipe:
     stands = grounds.on(data, **ground)  # type: ignore[arg-type]
-    default = recipe.guide("features" if ground.get("backbone") else "pixels")
+    default = recipe.guide()
     no_copy = AtLeast("nearest_real", 1.0)
     made: list[tuple[Synthesis, Role]] = []
     for budget_name, budget in BUDGETS.items():
@@ -59,8 +59,12 @@ def study(data: cp.Data, trials: int, **ground: object) -> Recipe:
                 made.append((item, "candidate"))
     third = ByNeed(budget=FillUp(), share=1 / 18)
     full = made[0][0]
-    practice = dataclasses.replace(full, name="deliberate", budget=Adaptive(third, rounds=6), guides=(default,))
-    even = dataclasses.replace(full, name="even_third", budget=ByNeed(budget=FillUp(), share=1 / 3, floor=1.0))
+    practice = dataclasses.replace(
+        full, name="deliberate", budget=Adaptive(third, rounds=6), guides=(default,)
+    )
+    even = dataclasses.replace(
+        full, name="even_third", budget=ByNeed(budget=FillUp(), share=1 / 3, floor=1.0)
+    )
     made += [(practice, "candidate"), (even, "candidate")]
     return stands.recipe("feedback_study", data, Trials(n=trials, draws=trials), made)
 
@@ -127,7 +131,9 @@ def table(run: cp.Run) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=["digits", "features"])
     parser.add_argument("--source", default="digits")
     parser.add_argument("--backbone", default="")

@@ -19,7 +19,7 @@ class Gains:
     def __init__(self, study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any]) -> None:
         self.study, self.arms = study, metrics["arms"]
         self.slices = [name for name in verdict["family"]["slices"] if name in ("all", *RARE)]
-        units = independent_units(trial_seeds(study))
+        units = independent_units(study.trial_seeds)
         self.values = {
             arm: {name: units.average([slices(one)[name] for one in found["trials"]]) for name in self.slices}
             for arm, found in self.arms.items()
@@ -40,11 +40,3 @@ class Gains:
 
     def validation(self, arm: str | None) -> float | None:
         return None if arm is None else 100 * float(np.mean(self.arms[arm]["validation"]))
-
-
-def trial_seeds(study: Study) -> dict[str, list[int]]:
-    """What was drawn anew in which trial, by factor: `metrics.evidence.independent_units` reads it."""
-    trials = range(study.recipe.trials.n)
-    drawn = [study.draw_of(trial) for trial in trials]
-    moving = study.recipe.data.cut is not None  # without a cut every draw has the same training images
-    return {"split": drawn if moving else [0] * len(drawn), "generator": drawn, "classifier": list(trials)}

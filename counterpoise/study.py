@@ -330,6 +330,18 @@ class Study:
     def draw_of(self, trial: int) -> int:
         return trial % self.recipe.trials.draws
 
+    @property
+    def trial_seeds(self) -> dict[str, list[int]]:
+        """What was drawn anew in which trial, by factor: `metrics.evidence.independent_units` reads it."""
+        trials = range(self.recipe.trials.n)
+        drawn = [self.draw_of(trial) for trial in trials]
+        moving = self.recipe.data.cut is not None  # without a cut every draw has the same training images
+        return {
+            "split": drawn if moving else [0] * len(drawn),
+            "generator": drawn,
+            "classifier": list(trials),
+        }
+
     def seed(self, *names: object) -> int:
         return derive(self.recipe.trials.seed, *names)
 

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterpoise.diffusion.criteria import Entropy
+from counterpoise.diffusion.criteria import Loss
 from counterpoise.diffusion.denoisers import Cond, Denoiser, wide
 from counterpoise.diffusion.guides import Context
 from counterpoise.types import Refusal, part
@@ -37,7 +37,7 @@ class Feedback:
     `scale` of its length, on every `every`-th rung of all. On digits, 10 here does what 0.03 does there.
     """
 
-    criterion: Any = Entropy()
+    criterion: Any = Loss()
     scale: float = 10.0
     every: Annotated[int, Field(ge=1)] = 1
     mode: Literal["fast", "published"] = "fast"

@@ -6,11 +6,10 @@ import dataclasses
 from typing import Any
 
 from counterpoise import grounds
-from counterpoise.diffusion.feedback import Feedback
 from counterpoise.proposals.budgets import Adaptive, ByNeed, FillUp
 from counterpoise.proposals.pairings import FromNoise
 from counterpoise.recipe import Data, Recipe, Synthesis, Trials
-from counterpoise.recipes.feedback_guided import CRITERIA, DEFAULTS, TUTOR, CriterionName, Mode, scores
+from counterpoise.recipes.feedback_guided import CRITERIA, TUTOR, CriterionName, Mode, guide, scores
 from counterpoise.scores.select import AtLeast
 
 
@@ -19,10 +18,11 @@ def deliberate(
     data: Data,
     trials: Trials,
     *,
-    criterion: CriterionName | None = None,
+    criterion: CriterionName = "loss",
     feedback: float | None = None,
-    every: int = 1,
-    mode: Mode = "fast",
+    every: int | None = None,
+    floor: float | None = None,
+    mode: Mode | None = None,
     rounds: int = 6,
     share: float = 1 / 18,
     patience: int = 1,
@@ -38,7 +38,7 @@ def deliberate(
 
     At most `--rounds N` times this happens: a classifier is trained further on all there is; its errors on validation
     say which classes get the next samples, `--share SHARE` of what filling up would take; they are guided by
-    `--criterion NAME` with `--feedback SCALE` on every `--every N`-th step (`--mode`: see `feedback_guided`); after
+    `--criterion NAME` with `--feedback SCALE` on every `--every N`-th step (`--floor`, `--mode`: see `feedback_guided`); after
     `--patience N` rounds without gain, and a little more the longer it has run, it stops. Beside it stand classes that
     were filled up to the largest, or to `--fill-to N`, and as many samples as all rounds may make, spread evenly.
 
@@ -49,9 +49,7 @@ def deliberate(
     classifiers for `--steps N` of `--batch N`.
     """
     stands = grounds.on(data, smoke=smoke, **ground)
-    usual = DEFAULTS["features" if ground.get("backbone") else "pixels"]
-    raised = CRITERIA[criterion or usual[0]]
-    guide = Feedback(raised, usual[1] if feedback is None else feedback, every, mode)
+    pull = dataclasses.replace(guide(feedback, every, mode, floor), criterion=CRITERIA[criterion])
     whole, no_copy = FillUp(to=fill_to), AtLeast("nearest_real", 1.0)
     by_group = bool(ground.get("groups"))
     filled = Synthesis(
@@ -59,7 +57,7 @@ def deliberate(
         stands.generator,
         whole,
         FromNoise(),
-        scores(raised),
+        scores(pull.criterion),
         no_copy,
         tutor=TUTOR,
         by_group=by_group,
@@ -73,6 +71,6 @@ def deliberate(
         [
             (filled, "candidate"),
             (dataclasses.replace(filled, name="even", budget=even), "candidate"),
-            (dataclasses.replace(filled, name="deliberate", budget=practice, guides=(guide,)), "candidate"),
+            (dataclasses.replace(filled, name="deliberate", budget=practice, guides=(pull,)), "candidate"),
         ],
     )

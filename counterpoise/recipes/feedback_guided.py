@@ -27,18 +27,11 @@ CRITERIA: dict[str, Any] = {
 }
 CriterionName = Literal["loss", "capped_loss", "entropy", "entropy_on_label", "hardness", "margin"]
 Mode = Literal["fast", "published"]
-#: Criterion and scale, chosen on validation for each space: docs/log.md.
-DEFAULTS: dict[str, tuple[CriterionName, float]] = {"pixels": ("loss", 3.0), "features": ("loss", 20.0)}
 #: The settings of the paper's repository, whatever the generator. Its scale is a share of a sample's length.
+AS_PUBLISHED = {"criterion": "entropy", "feedback": 0.03, "every": 5, "mode": "published"}
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "imagenet_lt": {
-        "criterion": "entropy",
-        "feedback": 0.03,
-        "every": 5,
-        "mode": "published",
-        "fill_to": 1300,
-    },
-    "nico": {"criterion": "entropy", "feedback": 0.03, "every": 5, "mode": "published", "groups": True},
+    "imagenet_lt": AS_PUBLISHED | {"fill_to": 1300},
+    "nico": AS_PUBLISHED | {"groups": True},
 }
 TUTOR = Tutor(fit="balanced_softmax")
 
@@ -48,9 +41,10 @@ def feedback_guided(
     data: Data,
     trials: Trials,
     *,
-    criterion: CriterionName | Literal["all"] | None = None,
+    criterion: Literal[CriterionName, "all"] | None = None,
     feedback: float | None = None,
     every: int | None = None,
+    floor: float | None = None,
     mode: Mode | None = None,
     sweep: tuple[float, ...] = (),
     coverage: float = 0.0,
@@ -67,7 +61,8 @@ def feedback_guided(
     Measured numbers and their commit are in docs/results.md.
 
     `--criterion NAME` is what is raised (all: an arm for each), `--feedback SCALE` by how much: the density of samples is
-    multiplied by exp(scale x criterion). It acts on every `--every N`-th step. `--mode published` is the paper's: a
+    multiplied by exp(scale x criterion). It acts on every `--every N`-th step, and pulls no sample to where the judge gives its
+    class a log probability below `--floor LOG_P` (-1 is p = .37). `--mode published` is the paper's: a
     second call of the network with a gradient through it, and a nudge by that share of the sample's length. `--sweep
     SCALE`, given several times, makes an arm for each, of which validation chooses one; the report draws them.
     `--coverage SCALE` pulls every sample towards a real row of its class. `--need KIND` adds an arm that spends the same
@@ -87,12 +82,8 @@ def feedback_guided(
     told |= preset
     by_group = bool(told.pop("groups", False) or ground.get("groups", False))
     stands = grounds.on(data, smoke=smoke, **(ground | {"groups": by_group}))
-    usual = DEFAULTS["features" if ground.get("backbone") else "pixels"]
-    asked, scale = told.get("criterion", usual[0]), told.get("feedback", usual[1])
-    if told.get("mode") == "published" and "feedback" not in told:
-        scale = PUBLISHED["imagenet_lt"]["feedback"]
-
-    shared = Feedback(every=told.get("every", 1), mode=told.get("mode", "fast"))
+    asked = told.get("criterion", "loss")
+    shared = guide(told.get("feedback"), told.get("every"), told.get("mode"), floor)
     diverse = (Coverage(scale=coverage),) if coverage else ()
     no_copy = AtLeast("nearest_real", 1.0)
     plain = Synthesis(
@@ -103,11 +94,11 @@ def feedback_guided(
     )
     synthesis: list[tuple[Synthesis, Role]] = [(plain, "candidate")]
     for name in CRITERIA if asked == "all" else [asked]:
-        for strength in sweep or (scale,):
-            guide = dataclasses.replace(shared, criterion=CRITERIA[name], scale=strength)
+        for strength in sweep or (shared.scale,):
+            pull = dataclasses.replace(shared, criterion=CRITERIA[name], scale=strength)
             called = f"{name}_{strength:g}" if sweep else name
             item = dataclasses.replace(
-                plain, name=called, guides=(guide, *diverse), scores=scores(CRITERIA[name])
+                plain, name=called, guides=(pull, *diverse), scores=scores(CRITERIA[name])
             )
             synthesis.append((item, "candidate"))
     if need:
@@ -115,6 +106,16 @@ def feedback_guided(
         synthesis.append((dataclasses.replace(synthesis[1][0], name="by_need", budget=spent), "candidate"))
     n = min(trials.n, 3) if smoke else trials.n
     return stands.recipe("feedback_guided", data, Trials(n=n, draws=draws or 1, seed=trials.seed), synthesis)
+
+
+def guide(
+    scale: float | None = None, every: int | None = None, mode: Mode | None = None, floor: float | None = None
+) -> Feedback:
+    """Feedback with its own defaults where nothing else is said; the published mode's scale is another measure."""
+    said: dict[str, Any] = {"scale": scale, "every": every, "mode": mode, "floor": floor}
+    if mode == "published" and scale is None:
+        said["scale"] = AS_PUBLISHED["feedback"]
+    return Feedback(**{name: value for name, value in said.items() if value is not None})
 
 
 def scores(criterion: Any) -> tuple[tuple[str, Any], ...]:

@@ -120,8 +120,8 @@ def needs(table: Mapping[str, Any], width: int = 760) -> Drawing:
         if need is None:
             say(area, "no validation images", (0, at), (4, 0), "left", size=11)
         else:
-            now = need if last is None else last
-            tone = "up" if now < need else "down" if now > need else "flat"
+            now = 0.0 if last is None else last  # alone, a ring hangs on a line from zero
+            tone = "flat" if last is None or now == need else "up" if now < need else "down"
             line(area, [now / top, need / top], [at, at], color=PAINT[tone], linewidth=3.2, alpha=0.45)
             line(area, [need / top], [at], "o", ms=7.5, mfc=PAINT["card"], mec=PAINT["muted"], mew=1.6)
             if last is not None:

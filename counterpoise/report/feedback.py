@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 MOST_NEEDY = 12  # rows of a table of needs
 UNFELT = 0.05  # share of the noise levels without a gradient from which a teacher is a bad one
 HELD = 0.5  # share of the noise levels at which samples were left alone from which guidance did little
-POOR = 0.5  # label fidelity of unguided samples under which nothing that is built on them can be judged
+POOR = 0.5  # label fidelity under which nothing can be said of samples that have no others beside them
 LOST = 0.05  # of label fidelity, compared with unguided samples
 
 
@@ -110,15 +110,14 @@ def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader has to know before anything here is believed, one sentence for each kind of trouble."""
     known = {row["synthesis"]: row for row in rows}
 
-    def beside(row: Mapping[str, Any]) -> float:
-        found = known.get(row["against"], {}).get("fidelity")
-        return 0.0 if found is None else found
+    def beside(row: Mapping[str, Any]) -> float | None:
+        return known.get(row["against"], {}).get("fidelity") if row["guides"] else None
 
     blind = [row for row in rows if (row["unfelt"] or 0) > UNFELT]
     held = [row for row in rows if (row["held"] or 0) > HELD]
     told = [row for row in rows if row["fidelity"] is not None]
-    poor = [row for row in told if not row["guides"] and row["fidelity"] < POOR]
-    lost = [row for row in told if row["guides"] and row["fidelity"] < beside(row) - LOST]
+    poor = [row for row in told if beside(row) is None and row["fidelity"] < POOR]
+    lost = [row for row in told if row["fidelity"] < (beside(row) or 0) - LOST]
     said = []
     if blind:
         said.append(
@@ -132,8 +131,8 @@ def warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     if poor:
         said.append(
-            f"{_names(poor)}: the judge names the class of only {_shares(poor, 'fidelity')} of the samples, and nothing "
-            "guided them. Either the generator or the judge is not good enough yet."
+            f"{_names(poor)}: the judge names the class of only {_shares(poor, 'fidelity')} of the samples. What makes "
+            "them or the judge itself is not good enough yet."
         )
     if lost:
         said.append(

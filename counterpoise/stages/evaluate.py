@@ -151,20 +151,12 @@ def judge(study: Study, unit: str) -> None:
     by_slice = {
         arm: {name: [trial[name] for trial in trials] for name in shared} for arm, trials in found_in.items()
     }
-    trials = range(study.recipe.trials.n)
-    drawn = [study.draw_of(trial) for trial in trials]
-    moving = study.recipe.data.cut is not None  # without a cut every draw has the same training images
-    seeds = {
-        "split": drawn if moving else [0 for _ in trials],
-        "generator": drawn,
-        "classifier": list(trials),
-    }
     verdict = decide(
         by_slice,
         {arm.name: arm.role for arm in study.recipe.arms},
         {arm: found["validation"] for arm, found in metrics.items()},
         {arm: 0.0 for arm in metrics},
-        seeds,
+        study.trial_seeds,
         plain=study.recipe.arms[0].name,
     )
     study.run.put_json(unit, verdict)
