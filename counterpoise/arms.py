@@ -112,13 +112,15 @@ def more(look: Look, pixels: bool = True) -> tuple[list[Fit], list[Arm]]:
 
 
 def by_group(look: Look) -> tuple[list[Fit], list[Arm]]:
-    """The arms that look at groups."""
+    """The arms that look at groups, or at classes in groups."""
     fits = [
         Fit("group_balanced", CE(), GroupBalanced(), look),
+        Fit("cell_balanced", CE(), GroupBalanced(), look, by_cell=True),
         Fit("group_dro", CE(), GroupBalanced(), look, reduction=GroupDRO()),
     ]
     arms = [
         Arm("group_balanced", "group_balanced"),
+        Arm("cell_balanced", "cell_balanced"),
         Arm("group_dro", "group_dro"),
         Arm("dfr", "ce", DFR(grid=(0.3, 0.1, 0.03), refits=5)),
     ]

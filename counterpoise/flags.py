@@ -38,7 +38,10 @@ def own_flags(function: Callable[..., Any]) -> list[inspect.Parameter]:
 def option(parameter: inspect.Parameter) -> click.Option:
     kind = parameter.annotation
     multiple = False
-    if typing.get_origin(kind) is types.UnionType:
+    if typing.get_origin(kind) in (
+        types.UnionType,
+        typing.Union,
+    ):  # of a Literal and None Python 3.11 makes the latter
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     if typing.get_origin(kind) is tuple:
         kind, multiple = typing.get_args(kind)[0], True

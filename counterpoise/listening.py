@@ -150,10 +150,10 @@ def name_of(criterion: Any) -> str:
 
 
 def _sweeps(heard: Sequence[Synthesis]) -> list[list[Synthesis]]:
-    """Those that differ only in how strongly the first guide pulls."""
+    """Those that differ only in how strongly the first guide pulls. What pulls nowhere, or backwards, has no place on the axis."""
     found: list[tuple[Synthesis, list[Synthesis]]] = []
     for item in heard:
-        if not item.guides or not hasattr(item.guides[0], "scale"):
+        if not item.guides or getattr(item.guides[0], "scale", 0.0) <= 0:
             continue
         key = replace(item, name="", guides=(replace(item.guides[0], scale=1.0), *item.guides[1:]))
         alike = next((members for other, members in found if other == key), None)

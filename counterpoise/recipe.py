@@ -70,6 +70,7 @@ class Fit:
 
     `pool` holds `PseudoLabels`: how rows of the unlabelled pool join the real ones, with labels of another arm.
     `wise` interpolates the given network, with a head fitted on its features, and what training made of it (WiSE-FT).
+    `by_cell`: its groups are class x group cells, as the authors of GroupDRO mean them.
     `own` trains nothing: it takes the predictions that the generator of `synthesis` itself makes.
     """
 
@@ -82,6 +83,7 @@ class Fit:
     reduction: Any = Mean()
     wise: bool = False
     pool: Any = None
+    by_cell: bool = False
     own: Literal["softmax", "mixture"] | None = None
 
 
@@ -155,6 +157,12 @@ class Recipe:
                     f"(those that do: {', '.join(sorted(own)) or 'none'})"
                 )
 
+        for fit in self.fits:
+            if fit.by_cell and fit.pool is not None:
+                raise Refusal(
+                    f"recipe.fits.{fit.name}: a cell is a class in a group, and rows of the pool have no class of their own: "
+                    "use by_cell without pool"
+                )
         plain = {fit.name for fit in self.fits if fit.pool is None and fit.synthesis is None}
         teachers = [arm.name for arm in self.arms if arm.fit in plain]
         for fit in self.fits:

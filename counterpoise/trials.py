@@ -52,7 +52,10 @@ class Pupil:
         if fit.own:
             real = real_of(study, draw, fit.synthesis)
             return cls(fit, len(study.classes), *real, np.zeros(len(real[1]), bool))
-        pupil = cls(fit, len(study.classes), *rows_of(study, draw, fit.synthesis))
+        rows, labels, groups, synthetic = rows_of(study, draw, fit.synthesis)
+        if fit.by_cell and groups is not None:
+            groups = np.where(groups < 0, groups, labels * len(study.groups) + groups)
+        pupil = cls(fit, len(study.classes), rows, labels, groups, synthetic)
         if fit.pool is None:
             return pupil
         groups = study.group_ids("pool")

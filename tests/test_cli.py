@@ -5,6 +5,7 @@ import sys
 import pytest
 from studies import fill
 
+from counterpoise import flags
 from counterpoise.cli import app
 from counterpoise.types import Refusal
 
@@ -121,3 +122,14 @@ def test_fidelity_needs_pictures_and_export_a_generator(capsys, finished, tmp_pa
         call(capsys, "fidelity", str(finished.path), "--judge", "inception:x", "--synthesis", "magic")
     with pytest.raises(Refusal, match="no generator that diffusers knows"):
         call(capsys, "export", str(finished.path), "--to", "diffusers", "--out", str(tmp_path / "out"))
+
+
+def test_flags_with_a_few_words_to_choose_from_or_none_at_all():
+    """On Python 3.11 a Literal or None is another kind of union than a number or None."""
+    from counterpoise.recipes.feedback_guided import feedback_guided
+
+    read = flags.parse_flags(feedback_guided, ["--need", "error", "--mode", "published", "--fill-to", "9"])
+    assert (read["need"], read["mode"], read["fill_to"], read["published"]) == ("error", "published", 9, None)
+    assert flags.parse_flags(feedback_guided, ["--criterion", "all"])["criterion"] == "all"
+    with pytest.raises(Refusal, match="margin"):
+        flags.parse_flags(feedback_guided, ["--criterion", "guesswork"])

@@ -41,7 +41,7 @@ class Feedback:
     scale: float = 10.0
     every: Annotated[int, Field(ge=1)] = 1
     mode: Literal["fast", "published"] = "fast"
-    after: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    after: Annotated[float, Field(ge=0, lt=1)] = 0.3
     before: Annotated[float, Field(gt=0, le=1)] = 0.9
     floor: Annotated[float, Field(le=0)] | None = -1.0
     listens: ClassVar[bool] = True
@@ -79,7 +79,7 @@ class Coverage:
 
     scale: float = 1.0
     every: Annotated[int, Field(ge=1)] = 1
-    after: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    after: Annotated[float, Field(ge=0, lt=1)] = 0.3
     before: Annotated[float, Field(gt=0, le=1)] = 0.9
     listens: ClassVar[bool] = True
     deals: ClassVar[bool] = True  # looks at `Context.dealt`
@@ -128,17 +128,16 @@ def _tilted(
         clean = denoise(x, sigma, cond)
         if not acts(sigma):
             return clean
-        slope = gradient(value, look, clean, ctx)
+        slope, length = gradient(value, look, clean, ctx)
         still = sigma**2 * ctx.spread**2 / (sigma**2 + ctx.spread**2)  # (b,)
-        move = scale * wide(still, slope) * slope
-        length = move.flatten(1).norm(dim=1)
-        move = wide((REACH * still.sqrt() / length.clamp(min=TINY)).clamp(max=1), move) * move
-        if floor is not None and judge is not None:
-            log = judge(look(clean + move), label)[0].log_softmax(1)
-            held = log.gather(1, label[:, None])[:, 0] < floor
-            ctx.tell("held", held)
-            move = wide(~held, move) * move
-        return clean + move.to(clean.dtype)
+        furthest = REACH * still.sqrt() / length.clamp(min=TINY)
+        moved = clean + (wide((scale * still).clamp(-furthest, furthest), slope) * slope).to(clean.dtype)
+        if floor is None or judge is None:
+            return moved
+        log = judge(look(moved.float()), label)[0].log_softmax(1)
+        held = log.gather(1, label[:, None])[:, 0] < floor
+        ctx.tell("held", held)
+        return torch.where(_by_row(held, clean), clean, moved)
 
     return pulled
 
@@ -166,8 +165,8 @@ def _published(
             estimate = model(x, sigma, cond)  # the conditional branch alone
             return _stretched(look(noise * estimate + (1 - noise) * z_per_x * x))
 
-        slope = gradient(value, through, x, ctx)
-        step = scale * x.flatten(1).norm(dim=1) / slope.flatten(1).norm(dim=1).clamp(min=TINY)
+        slope, length = gradient(value, through, x, ctx)
+        step = scale * x.flatten(1).norm(dim=1) / length.clamp(min=TINY)
         lower = float(ladder[_rung(ctx, sigma) + 1])
         return clean + (wide(step * sigma / (sigma - lower), slope) * slope).to(clean.dtype)
 
@@ -182,8 +181,10 @@ def _stretched(seen: Tensor) -> Tensor:
     return (seen - wide(low, seen)) / wide((high - low).clamp(min=TINY), seen)
 
 
-def gradient(value: Value, look: Callable[[Tensor], Tensor], at: Tensor, ctx: Context) -> Tensor:
-    """Of a number per row, in float32; zero in rows where it is not finite or nothing, which are counted."""
+def gradient(
+    value: Value, look: Callable[[Tensor], Tensor], at: Tensor, ctx: Context
+) -> tuple[Tensor, Tensor]:
+    """Of a number per row, in float32, and its lengths (b,); 0 in rows where it is not finite or nothing, which are counted."""
     with torch.enable_grad():
         x = at.detach().float().requires_grad_()
         found = value(look(x))
@@ -192,7 +193,12 @@ def gradient(value: Value, look: Callable[[Tensor], Tensor], at: Tensor, ctx: Co
     felt = length.isfinite() & (length > TINY)
     ctx.tell("guided", torch.ones_like(felt))
     ctx.tell("unfelt", ~felt)
-    return torch.where(felt.reshape(-1, *[1] * (slope.ndim - 1)), slope, 0.0)
+    return torch.where(_by_row(felt, slope), slope, 0.0), torch.where(felt, length, 0.0)
+
+
+def _by_row(which: Tensor, x: Tensor) -> Tensor:
+    """A yes or no per row, shaped to choose among rows of x."""
+    return which.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _rung(ctx: Context, sigma: Tensor) -> int:

@@ -109,22 +109,24 @@ class Sqrt:
 
 @part
 class ByNeed:
-    """As many samples as `budget` asks for in all (a `share` of them, or `total`), to each class in proportion to its need.
+    """As many samples as `budget` asks for in all (a `share` of them, or `total`), to each class by its need.
 
-    Need is what a tutor found on validation: its mean `error`, `loss` or `entropy`. Every class with real rows gets at
+    Need is what a tutor found on validation, its mean `error`, `loss` or `entropy`, to the `power` given: at 1 the worst of
+    many cells get hardly more than an even split (docs/log.md). Every class with real rows gets at
     least `floor` times what an even split would give it and at most `cap` times that, up to rounding; `floor=1` is the
     even split, and so the control that says what need is worth. A class with few validation rows is taken to be partly
     like the mean class, one without any to be the mean class: two wrong of two are weaker news than forty of forty.
 
     >>> needs = Needs(np.array([40, 20, 0]), np.array([0.1, 0.5, np.nan]), *np.full((2, 3), np.nan))
     >>> ByNeed(total=90)(np.array([100, 10, 1]), needs).tolist()
-    [13, 47, 30]
+    [7, 59, 24]
     >>> ByNeed(floor=1.0)(np.array([100, 10, 1]), needs).tolist()  # as many as FillUp() makes: 189
     [63, 63, 63]
     """
 
     budget: Budget = FillUp()
     of: Literal["error", "loss", "entropy"] = "error"
+    power: Annotated[float, Field(gt=0)] = 2.0
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
     total: Annotated[int, Field(ge=1)] | None = None
     floor: Annotated[float, Field(ge=0, le=1)] = 0.25
@@ -139,7 +141,7 @@ class ByNeed:
         total = round(self.share * self.budget(counts, needs).sum()) if self.total is None else self.total
         there = chosen("all", counts)
         assert there.any()
-        need = smoothed(getattr(needs, self.of)[there], needs.rows[there])
+        need = smoothed(getattr(needs, self.of)[there], needs.rows[there]) ** self.power
         even = total / there.sum()
         exact = proportional(total, need, self.floor * even, total if self.cap is None else self.cap * even)
         made = np.zeros(len(counts), np.int64)

@@ -65,8 +65,8 @@ def feedback_guided(
     class a log probability below `--floor LOG_P` (-1 is p = .37). `--mode published` is the paper's: a
     second call of the network with a gradient through it, and a nudge by that share of the sample's length. `--sweep
     SCALE`, given several times, makes an arm for each, of which validation chooses one; the report draws them.
-    `--coverage SCALE` pulls every sample towards a real row of its class. `--need KIND` adds an arm that spends the same
-    number of samples where validation says that it is needed; `--groups` fills class x group cells and adds the arms
+    `--coverage SCALE` pulls every sample towards a real row of its class. `--need KIND` adds unguided arms that
+    spend the same number of samples where validation says that it is needed, and evenly; `--groups` fills class x group cells and adds the arms
     that look at groups. `--published PRESET` takes all this from the paper.
 
     With `--backbone NAME` (at `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all),
@@ -101,9 +101,13 @@ def feedback_guided(
                 plain, name=called, guides=(pull, *diverse), scores=scores(CRITERIA[name])
             )
             synthesis.append((item, "candidate"))
-    if need:
+    if need:  # without guides: what the plan alone is worth, against as many samples spread evenly
         spent = ByNeed(budget=plain.budget, of=need)
-        synthesis.append((dataclasses.replace(synthesis[1][0], name="by_need", budget=spent), "candidate"))
+        even = dataclasses.replace(plain, name="even", budget=dataclasses.replace(spent, floor=1.0))
+        synthesis += [
+            (even, "candidate"),
+            (dataclasses.replace(plain, name="by_need", budget=spent), "candidate"),
+        ]
     n = min(trials.n, 3) if smoke else trials.n
     return stands.recipe("feedback_guided", data, Trials(n=n, draws=draws or 1, seed=trials.seed), synthesis)
 

@@ -134,7 +134,7 @@ def test_more_need_never_gets_less():
 
 
 def test_between_the_bounds_samples_are_in_proportion_to_need():
-    made = ByNeed(total=60_000, floor=0.3, cap=2.0)(
+    made = ByNeed(power=1.0, total=60_000, floor=0.3, cap=2.0)(
         np.array([500, 100, 20, 9]), heard([0.01, 0.2, 0.4, 0.95], [10**9] * 4)
     )
     assert made[0] == 4_500, "the floor: 0.3 of 15,000"
@@ -167,7 +167,9 @@ def test_the_total_is_that_of_the_inner_budget_which_hears_the_needs_too():
 def test_each_kind_of_need_is_read_from_its_own_column():
     needs = Needs(np.full(2, 10**9), np.array([0.2, 0.6]), np.array([3.0, 1.0]), np.array([0.5, 0.5]))
     found = {of: ByNeed(of=of, total=400)(np.array([9, 5]), needs).tolist() for of in ("error", "loss")}
-    assert found == {"error": [100, 300], "loss": [300, 100]}
+    assert found == {"error": [50, 350], "loss": [350, 50]}  # (1/3)^2 = 1/9: the floor stands above it
+    plain = ByNeed(power=1.0, total=400)(np.array([9, 5]), needs).tolist()
+    assert plain == [100, 300]
     assert ByNeed(of="entropy", total=400)(np.array([9, 5]), needs).tolist() == [200, 200]
 
 

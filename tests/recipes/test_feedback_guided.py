@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from studies import outcome
+from studies import fill, outcome
 
 from counterpoise import (
     Arm,
@@ -58,9 +58,9 @@ def rounds(photos, tiny, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def swept(tmp_path_factory):
-    """On pixels, with three scales of which the first is none."""
+    """On pixels, with two scales of which the first is none; a judge taught for 30 steps is better not heeded."""
     data = Data(Digits(), cut=parse_cut("exp:4:top=8:shuffled"), holdout=Holdout(val=0.05, test=0.1))
-    flags = {"fit_steps": 30, "steps": 30, "width": 4, "criterion": "loss", "sweep": (0.0, 3.0)}
+    flags = {"fit_steps": 30, "steps": 30, "width": 4, "sweep": (0.0, 3.0), "floor": -50.0}
     recipe = feedback_guided(data, Trials(2), smoke=True, flip=False, coverage=0.0, **flags)
     return run(recipe, tmp_path_factory.mktemp("runs") / "run")
 
@@ -222,16 +222,23 @@ def test_the_tutor_is_no_arm_and_no_trial(swept):
 
 
 @pytest.fixture(scope="session")
-def grouped(photos, tmp_path_factory):
-    """The pictures again, in two groups, one of them rare in one class."""
-    file = tmp_path_factory.mktemp("grouped") / "list.csv"
+def grouped(tmp_path_factory):
+    """Pictures in two groups, one of them rare in one class."""
+    photos = fill(tmp_path_factory.mktemp("grouped") / "photos", {"cat": 64, "dog": 32, "owl": 32})
+    file = photos.parent / "list.csv"
     with open(file, "w", newline="") as handle:
         table = csv.writer(handle)
         table.writerow(["path", "label", "group"])
         for folder in sorted(photos.iterdir()):
             for at, path in enumerate(sorted(folder.iterdir())):
                 rare = folder.name == "cat"
-                table.writerow([path, folder.name, "snow" if at % (8 if rare else 2) == 0 else "grass"])
+                table.writerow(
+                    [
+                        path.relative_to(photos.parent),
+                        folder.name,
+                        "snow" if at % (8 if rare else 2) == 0 else "grass",
+                    ]
+                )
     return file
 
 
@@ -296,7 +303,7 @@ def test_what_cannot_listen_is_refused_before_anything_is_made(synthesis, rule):
 
 
 def test_groups_without_a_group_column_are_refused(photos, tiny, tmp_path):
-    with pytest.raises(Refusal, match="by_group needs the group of every row, found none at all"):
+    with pytest.raises(Refusal, match="this data has none: give a group column"):
         run(study(feedback_guided, photos, groups=True, backbone=str(tiny)), tmp_path / "run", until="plan")
 
 
