@@ -47,7 +47,7 @@ def study(data: cp.Data, trials: int, **ground: object) -> Recipe:
             FromNoise(),
             recipe.scores(default.criterion),
             no_copy,
-            tutor=recipe.TUTOR,
+            tutor=stands.tutor,
         )
         made.append((plain, "candidate"))
         guides = {name: dataclasses.replace(default, criterion=recipe.CRITERIA[name]) for name in CRITERIA}

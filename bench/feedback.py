@@ -49,8 +49,8 @@ from counterpoise.spaces.preview import SmallDecoder
 BARS = {"pixels 8": 1.15, "pixels 28": 1.15, "features": 1.15, "latents": 1.3}
 KEPT_BAR = 0.75
 TURNS, FIT_STEPS, SAMPLES, BATCH = 5, 800, 600, 100
-PUBLISHED = {"mode": "published", "scale": 0.03, "every": 5}
-SCALES = (3.0, 10.0, 30.0, 90.0)
+PUBLISHED = Feedback(Entropy(), scale=0.03, every=5, mode="published")
+SCALES = (10.0, 30.0, 90.0, 270.0)
 KNOWN_ROWS = 200  # that teachers and judge learn from
 NOTHING = Context(lambda ids: np.zeros(0))
 
@@ -121,7 +121,7 @@ def costs(model: Any, net: nn.Module, space: Any, teacher: Any, judge: Any, batc
     plain = work()
     return {
         "fast": ratio(plain, work(Feedback())),
-        "published": ratio(plain, work(Feedback(**PUBLISHED))),  # type: ignore[arg-type]
+        "published": ratio(plain, work(PUBLISHED)),
     }
 
 
@@ -193,7 +193,7 @@ def of_latents(side: int = 16, batch: int = 2) -> dict[str, float]:
     return {
         "fast": ratio(plain, work(preview, Feedback())),
         "fast, full decoder": ratio(plain, work(decode, Feedback())),
-        "published": ratio(plain, work(decode, Feedback(**PUBLISHED))),  # type: ignore[arg-type]
+        "published": ratio(plain, work(decode, PUBLISHED)),
     }
 
 
@@ -224,8 +224,8 @@ def of_digits() -> tuple[float, dict[str, tuple[float, float]]]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         model.fit(lesson(pixels[half], labels[half]), folder, seed=0)
-        found = {"unguided": measured(folder), "published 0.03": measured(folder, Feedback(**PUBLISHED))}  # type: ignore[arg-type]
-        found |= {f"fast {scale:g}": measured(folder, Feedback(scale=scale)) for scale in SCALES}
+        found = {"unguided": measured(folder), "published 0.03": measured(folder, PUBLISHED)}
+        found |= {f"fast {scale:g}": measured(folder, Feedback(Entropy(), scale)) for scale in SCALES}
     found = {name: (entropy - found["unguided"][0], sure) for name, (entropy, sure) in found.items()}
     gain, fidelity = found["published 0.03"]
     curve = [found["unguided"], *(found[f"fast {scale:g}"] for scale in SCALES)]  # falling fidelity

@@ -14,6 +14,7 @@ from counterpoise.classifiers.losses import BalancedSoftmax
 from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.pseudo import PseudoLabels
 from counterpoise.classifiers.training import Training
+from counterpoise.classifiers.tutor import Tutor
 from counterpoise.data.augment import Crop, CutMix, Flip
 from counterpoise.data.nonleaky import Mirror
 from counterpoise.diffusion.guides import CFG
@@ -37,6 +38,7 @@ class Ground:
     fits: Sequence[Fit]
     arms: Sequence[Arm]
     made: Fit  # what fits on made rows have in common; its name and synthesis are filled in
+    tutor: Tutor
     rows_per_shard: int
     rows_per_batch: int
 
@@ -117,6 +119,7 @@ def _features(
         fits=[fit for family, _ in families for fit in family],
         arms=[arm for _, family in families for arm in family],
         made=Fit("", cheap_arms.LOSSES[loss], Instance(), mix=Concatenate()),
+        tutor=Tutor(fit="balanced_softmax", members=1),  # linear heads of other seeds say the same
         rows_per_shard=8192,
         rows_per_batch=1024,
     )
@@ -149,6 +152,7 @@ def _pictures(
         fits=[fit for family, _ in families for fit in family],
         arms=[arm for _, family in families for arm in family],
         made=Fit("", BalancedSoftmax(), Instance(), (*look, CutMix()), mix=Concatenate(), pool=pool),
+        tutor=Tutor(fit="balanced_softmax"),
         rows_per_shard=128,
         rows_per_batch=64,
     )

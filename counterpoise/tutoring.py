@@ -6,6 +6,7 @@ A tutor never opens test data, and no arm of the report is one: teachers and jud
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,7 +35,7 @@ JUDGE = "judge"
 
 def make_tutor(study: Study, unit: str) -> None:
     """Train the tutor of a lot and commit it, with what validation says of it."""
-    lot = Lot.of(unit)
+    lot, started = Lot.of(unit), time.perf_counter()
     tutor = study.synthesis(lot.synthesis).tutor
     assert tutor is not None
     fit = study.recipe.fit(tutor.fit)
@@ -63,6 +64,7 @@ def make_tutor(study: Study, unit: str) -> None:
     arrays["val/logits"] = together.astype(np.float32)
     notes["score"] = _score(study, lot, together)
     notes["history"] = [*_history(study, lot), notes["score"]]
+    notes["seconds"] = time.perf_counter() - started
     arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     study.run.put_bytes(unit, save(arrays, {"notes": json.dumps(notes)}))
 

@@ -9,7 +9,7 @@ from counterpoise import grounds
 from counterpoise.proposals.budgets import Adaptive, ByNeed, FillUp
 from counterpoise.proposals.pairings import FromNoise
 from counterpoise.recipe import Data, Recipe, Synthesis, Trials
-from counterpoise.recipes.feedback_guided import CRITERIA, TUTOR, CriterionName, Mode, guide, scores
+from counterpoise.recipes.feedback_guided import CRITERIA, CriterionName, Mode, guide, scores
 from counterpoise.scores.select import AtLeast
 
 
@@ -59,7 +59,7 @@ def deliberate(
         FromNoise(),
         scores(pull.criterion),
         no_copy,
-        tutor=TUTOR,
+        tutor=stands.tutor,
         by_group=by_group,
     )
     even = ByNeed(budget=whole, share=rounds * share, floor=1.0)

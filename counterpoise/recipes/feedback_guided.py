@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any, Literal
 
 from counterpoise import grounds
-from counterpoise.classifiers.tutor import Tutor
 from counterpoise.diffusion.criteria import Entropy, Hardness, Loss, Margin
 from counterpoise.diffusion.feedback import Coverage, Feedback
 from counterpoise.proposals.budgets import ByNeed, FillUp
@@ -33,7 +32,6 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "imagenet_lt": AS_PUBLISHED | {"fill_to": 1300},
     "nico": AS_PUBLISHED | {"groups": True},
 }
-TUTOR = Tutor(fit="balanced_softmax")
 
 
 @grounds.takes_ground
@@ -90,7 +88,7 @@ def feedback_guided(
         "unguided", stands.generator, FillUp(to=told.get("fill_to")), FromNoise(), select=no_copy
     )
     plain = dataclasses.replace(
-        plain, tutor=TUTOR, by_group=by_group, scores=scores(CRITERIA.get(asked, Entropy()))
+        plain, tutor=stands.tutor, by_group=by_group, scores=scores(CRITERIA.get(asked, Entropy()))
     )
     synthesis: list[tuple[Synthesis, Role]] = [(plain, "candidate")]
     for name in CRITERIA if asked == "all" else [asked]:

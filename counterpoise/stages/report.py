@@ -26,6 +26,7 @@ from counterpoise.rundir import MARKER
 from counterpoise.stages.stage import Step
 from counterpoise.study import Lot, Study, rows_of
 from counterpoise.trials import TrialFile
+from counterpoise.tutoring import TutorFile
 from counterpoise.types import describe, fingerprint
 
 MOST_CONFUSED = 8  # rare classes in the confusion table
@@ -256,6 +257,10 @@ def _cost(study: Study) -> dict[str, Any]:
         )
         for item in study.recipe.synthesis
     }
+    for item in study.recipe.synthesis:
+        if item.guides or getattr(item.budget, "listens", False):  # others are only told of
+            lots = [lot for lot in study.lots() if lot.synthesis == item.name]
+            made[item.name] += sum(TutorFile(study, lot).notes["seconds"] for lot in lots)
     arms = {}
     for name, seconds in fits.items():
         fit = study.recipe.fit(name)

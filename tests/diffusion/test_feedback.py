@@ -270,7 +270,7 @@ def test_the_floor_keeps_labels(scale):
         sampled([Feedback(Loss(), scale, floor=floor)], context(judge=linear)) for floor in (None, -0.5)
     )
     right = [(linear(made, LABEL)[0].argmax(1) == LABEL).double().mean() for made in (PLAIN, free, kept)]
-    assert right[1] < right[0] - 0.3
+    assert right[1] < right[0] - 0.2
     assert right[2] > right[0] - 0.05
     assert value(kept, Loss()).mean() > 1.5 * value(PLAIN, Loss()).mean()
 
@@ -296,9 +296,9 @@ def test_at_the_default_settings_samples_become_more_useful_and_keep_their_label
         sampled(guides, ctx, sampler, seeds, MIXTURE.denoise).double() for guides in ([], [Feedback()])
     )
     assert (truth(made, label)[0].argmax(1) == label).double().mean() >= 0.97
-    before, after = (Entropy()(*teacher(x, label), label) for x in (plain, made))
+    before, after = (Feedback().criterion(*teacher(x, label), label) for x in (plain, made))
     assert (after > before).double().mean() >= 0.95
-    assert after.mean() > 2 * before.mean()
+    assert after.mean() > 1.5 * before.mean()
 
 
 # --- teachers that say nothing -------------------------------------------------------------------------------
