@@ -1,7 +1,7 @@
 """Feedback: what a guided sample costs over an unguided one on pixels, features and latents, and what the fast mode keeps of the published gain.
 
 Costs are processor time of the same network, sampler and steps, guided with the default settings of `Feedback` over
-unguided; both take turns, and the median turn counts. Two teachers speak as one, a judge watches. Weights are random: no
+unguided; both take turns, and the median turn counts. Two teachers speak as one (on features there is one), a judge watches. Weights are random: no
 cost depends on them. The latent space is built small, in Stable Diffusion 1.5's proportion: a decode of 2.5 times the
 arithmetic of a call of the U-Net, which guidance without a classifier calls for two halves. The fast mode looks through
 the preview decoder, the published one through the full one.
@@ -107,7 +107,7 @@ def of_features(width: int = 128, batch: int = 1024) -> dict[str, float]:
     net = model.network_for(config, seed=0).requires_grad_(False)
     cloud = Cloud.of(rows, labels, 10)
     member = Member(lambda x: x, cloud.classifier(), 1.0, cloud)
-    teacher, judge = Ensemble([member, member], cpu()), Ensemble([member], cpu())
+    teacher, judge = Ensemble([member], cpu()), Ensemble([member], cpu())
     return costs(model, net, model.space(config, model.learn_space(known)), teacher, judge, batch)
 
 

@@ -46,6 +46,7 @@ from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores import duplicates, select
 from counterpoise.scores import feedback as said
 from counterpoise.scores.batch import Batch
+from counterpoise.spaces import preview
 from counterpoise.spaces.features import Frozen
 from counterpoise.types import Refusal, build, describe, fingerprint, load
 
@@ -164,6 +165,7 @@ OTHERS = [
     Digits(),
     Holdout(),
     SmallResNet(),
+    preview.SmallDecoder(width=8, steps=5),
     vae.VectorVAE(),
     vae.ImageVAE(),
     ChestXray14("chest"),

@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
+from torch.nn import functional as F
 
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.types import part
@@ -73,21 +74,30 @@ class Ensemble:
         self.members = [
             (
                 one.features,
-                one.head,
-                one.temperature,
+                _calibrated(one, device),
                 torch.from_numpy(one.cloud.means).to(device),
                 torch.from_numpy(one.cloud.whitening).to(device),
             )
             for one in members
         ]
 
-    def __call__(self, seen: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        said, features = [], []
-        for look, head, temperature, means, whitening in self.members:
+    def __call__(self, seen: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        said, features = [], [seen.new_zeros(len(seen), 0)]
+        for look, logits, means, whitening in self.members:
             found = look(seen)
-            said.append((head.logits(found) / temperature).log_softmax(1))
-            features.append((found - means[label]) @ whitening)
+            said.append(logits(found))
+            if label is not None:
+                features.append((found - means[label]) @ whitening)
         if len(said) == 1:
-            return said[0], features[0]
-        share = len(said) ** -0.5
-        return torch.stack(said).logsumexp(0) + 2 * np.log(share), torch.cat(features, 1) * share
+            return said[0], features[-1]
+        together = torch.stack([one.log_softmax(1) for one in said]).logsumexp(0) - np.log(len(said))
+        return together, torch.cat(features, 1) * len(said) ** -0.5
+
+
+def _calibrated(member: Member, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Features => logits over the temperature; in one product where the head is affine."""
+    plain, temperature = member.head.plain(), member.temperature
+    if plain is None:
+        return lambda features: member.head.logits(features) / temperature
+    weight, bias = (torch.from_numpy(array / np.float32(temperature)).to(device) for array in plain)
+    return lambda features: F.linear(features, weight, bias)

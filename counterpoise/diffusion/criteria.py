@@ -2,13 +2,13 @@
 
 Each is a function of what a teacher says: logits (b, C), features (b, k) and the class asked for (b,) => (b,). Features are
 the teacher's penultimate ones, less the mean of the class asked for, whitened by the covariance that all classes share
-(shrunk), so that their squared length is a Mahalanobis distance.
+(shrunk), so that their squared length is a Mahalanobis distance. A criterion that says `far = False` is given none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,6 +25,7 @@ class Loss:
     """-log p(y | x). With `cap`, at most that many nats: the surest way over the border of a class is closed."""
 
     cap: Annotated[float, Field(gt=0)] | None = None
+    far: ClassVar[bool] = False
 
     def __call__(self, logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
         loss = F.cross_entropy(logits, label, reduction="none")
@@ -36,6 +37,7 @@ class Entropy:
     """H(p), whatever the label. `on_label` adds that many times log p(y | x), which keeps samples in their class."""
 
     on_label: Annotated[float, Field(ge=0)] = 0.0
+    far: ClassVar[bool] = False
 
     def __call__(self, logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
         log = logits.log_softmax(1)
@@ -54,6 +56,8 @@ class Hardness:
 @part
 class Margin:
     """p of the second most likely class less p of the first: 0 on a border, -1 where the teacher is sure."""
+
+    far: ClassVar[bool] = False
 
     def __call__(self, logits: Tensor, features: Tensor, label: Tensor) -> Tensor:
         first, second = torch.topk(logits.softmax(1), 2, dim=1).values.unbind(1)

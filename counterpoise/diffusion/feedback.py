@@ -9,6 +9,7 @@ sigma^2 s^2 / (sigma^2 + s^2), and so neither calls the network again nor goes b
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -41,7 +42,7 @@ class Feedback:
     scale: float = 10.0
     every: Annotated[int, Field(ge=1)] = 1
     mode: Literal["fast", "published"] = "fast"
-    after: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    after: Annotated[float, Field(ge=0, lt=1)] = 0.4
     before: Annotated[float, Field(gt=0, le=1)] = 0.9
     floor: Annotated[float, Field(le=0)] | None = -1.0
     listens: ClassVar[bool] = True
@@ -55,7 +56,7 @@ class Feedback:
         highest = int(label.max())
 
         def value(seen: Tensor) -> Tensor:
-            logits, features = teacher(seen, label)
+            logits, features = teacher(seen, label if getattr(self.criterion, "far", True) else None)
             if logits.shape[1] < 2 or logits.shape[1] <= highest:
                 raise Refusal(
                     f"a teacher must know at least two classes and all that are asked for, found one of "
@@ -79,7 +80,7 @@ class Coverage:
 
     scale: float = 1.0
     every: Annotated[int, Field(ge=1)] = 1
-    after: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    after: Annotated[float, Field(ge=0, lt=1)] = 0.4
     before: Annotated[float, Field(gt=0, le=1)] = 0.9
     listens: ClassVar[bool] = True
     deals: ClassVar[bool] = True  # looks at `Context.dealt`
@@ -98,7 +99,8 @@ class Coverage:
             return -(teacher(seen, label)[1] - target).square().sum(1) / 2
 
         rungs = acting(ctx, self.every, self.after, self.before)
-        return _tilted(denoise, ctx, value, self.scale * self.every, rungs, None)
+        quiet = replace(ctx, tell=lambda what, rows: None)  # what is told is what befell feedback
+        return _tilted(denoise, quiet, value, self.scale * self.every, rungs, None)
 
 
 def acting(ctx: Context, every: int, after: float = 0.0, before: float = 1.0) -> Callable[[Tensor], bool]:
@@ -134,7 +136,7 @@ def _tilted(
         moved = clean + (wide((scale * still).clamp(-furthest, furthest), slope) * slope).to(clean.dtype)
         if floor is None or judge is None:
             return moved
-        log = judge(look(moved.float()), label)[0].log_softmax(1)
+        log = judge(look(moved.float()), None)[0].log_softmax(1)
         held = log.gather(1, label[:, None])[:, 0] < floor
         ctx.tell("held", held)
         return torch.where(_by_row(held, clean), clean, moved)

@@ -23,8 +23,8 @@ class Teacher(Protocol):
     Features are its penultimate ones, less the mean of the class asked for, whitened by the covariance of all classes.
     """
 
-    def __call__(self, seen: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-        """(b, ...), (b,) => logits (b, C), features (b, k)."""
+    def __call__(self, seen: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(b, ...), (b,) => logits (b, C), features (b, k); without a label nobody will look at the features."""
         ...
 
 

@@ -240,7 +240,7 @@ def test_rows_that_the_judge_gives_up_are_left_alone_and_counted():
     odd, heard = torch.arange(64) % 4 >= 2, Heard()
 
     def judge(seen, label):
-        return F.one_hot(label, 2) * torch.where(odd, -9.0, 9.0)[:, None], seen
+        return F.one_hot(LABEL, 2) * torch.where(odd, -9.0, 9.0)[:, None], seen
 
     found = sampled([Feedback(scale=2.0)], context(judge=judge, tell=heard))
     free = sampled([Feedback(scale=2.0)])
