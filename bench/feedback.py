@@ -106,7 +106,7 @@ def of_features(width: int = 128, batch: int = 1024) -> dict[str, float]:
     config = model.config(known)
     net = model.network_for(config, seed=0).requires_grad_(False)
     cloud = Cloud.of(rows, labels, 10)
-    member = Member(lambda x: x, cloud.classifier(), 1.0, cloud)
+    member = Member(lambda x: x, cloud.classifier(np.ones(10, bool)), 1.0, cloud)
     teacher, judge = Ensemble([member], cpu()), Ensemble([member], cpu())
     return costs(model, net, model.space(config, model.learn_space(known)), teacher, judge, batch)
 

@@ -23,6 +23,11 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     counts = np.unique(listing["label"].drop_null().to_pylist(), return_counts=True)[1]
     per_image = shape["size"] ** 2 * shape["channels"]
     trainings = len(recipe.fits) * recipe.trials.n
+    tutored = {item.tutor: 0 for item in recipe.synthesis if item.tutor is not None}
+    for item in recipe.synthesis:
+        if item.tutor is not None:
+            tutored[item.tutor] = max(tutored[item.tutor], item.rounds)
+    trainings += sum((tutor.members + 1) * n for tutor, n in tutored.items()) * recipe.trials.draws
     wanted = {item.name: _at_most(item, counts) for item in recipe.synthesis}
     samples = sum(wanted.values()) * recipe.trials.draws
     processes = default_processes()

@@ -77,8 +77,20 @@ def set_aside(run: Run, stage: str) -> Path | None:
     """Move a stage's artefacts and all that came after out of the way (`--redo`)."""
     if stage not in NAMES:
         raise Refusal(f"there is no stage {stage!r}; stages are {', '.join(NAMES)}")
-    later = STAGES[NAMES.index(stage) :]
-    return run.set_aside(sorted({name for stage_ in later for name in stage_.writes}))
+    names = {name for stage_ in STAGES[NAMES.index(stage) :] for name in stage_.writes}
+    if (
+        stage in ROUND
+    ):  # later rounds stand on what is made anew; in the first the tutor has seen real rows only
+        folders = [
+            name for stage_ in STAGES if stage_.name in ROUND for name in stage_.writes if name not in names
+        ]
+        names |= {
+            f"{folder}/{path.name}"
+            for folder in folders
+            for path in (run / folder).glob("round_*")
+            if path.name != "round_0"
+        }
+    return run.set_aside(sorted(names))
 
 
 Progress = Callable[[str, float, int], None]  # stage, done (with parts of units), all

@@ -10,6 +10,7 @@ from pydantic import Field
 from counterpoise.classifiers.robust import Mean
 from counterpoise.classifiers.training import Training
 from counterpoise.classifiers.tutor import Tutor
+from counterpoise.data.splits import Holdout
 from counterpoise.types import Refusal, part
 
 Role = Literal["baseline", "control", "candidate"]
@@ -22,7 +23,7 @@ class Data:
     source: Any
     size: Annotated[int, Field(ge=4, le=1024)] | None = None  # None: what most images have, at most 64
     colour: Literal["auto", "grey", "rgb"] = "auto"
-    holdout: Any = None
+    holdout: Any = Holdout()
     cut: Any = None
     seed: int = 0
 
@@ -190,7 +191,13 @@ class Recipe:
             raise Refusal(
                 f"{where}.guides: {type(item.generator).__name__} has no denoiser to guide: leave guides empty"
             )
-        parts = (*item.guides, item.budget, *(score for _, score in item.scores))
+        scores = [score for _, score in item.scores if getattr(score, "listens", False)]
+        if scores and item.generator.own_space:
+            raise Refusal(
+                f"{where}.scores: a tutor knows the rows of the study, and samples of {type(item.generator).__name__} are codes "
+                f"of its own encoder: leave out {', '.join(type(score).__name__ for score in scores)}"
+            )
+        parts = (*item.guides, item.budget, *scores)
         deaf = [type(found).__name__ for found in parts if getattr(found, "listens", False)]
         if deaf and item.tutor is None:
             raise Refusal(
@@ -202,9 +209,8 @@ class Recipe:
                 "asked for groups nor work in rounds: use by_group=False and a budget for one round"
             )
         if item.tutor is not None:
-            able = [
-                fit.name for fit in self.fits if fit.pool is None and fit.synthesis is None and not fit.wise
-            ]
+            plain = [fit for fit in self.fits if fit.pool is None and fit.synthesis is None]
+            able = [fit.name for fit in plain if not fit.wise and not fit.by_cell]
             if item.tutor.fit not in able:
                 raise Refusal(
                     f"{where}.tutor.fit: a tutor is trained as one of the fits on real rows is, found "

@@ -40,17 +40,20 @@ def make_tutor(study: Study, unit: str) -> None:
     assert tutor is not None
     fit = study.recipe.fit(tutor.fit)
     names = [str(k) for k in range(tutor.members)] + [JUDGE]
+    if study.synthesis(lot.synthesis).by_group:
+        study.cells("val")  # refuses rows without a group before anything is trained
     made = (_heads if study.frozen else _networks)(study, lot, tutor, fit, names)
     labels = study.labels("val")
     real, targets = _real(study, lot)
     arrays: dict[str, np.ndarray] = {}
     notes: dict[str, Any] = {"temperature": {}}
-    said = []
+    said, cloud = [], None
     for name, (net, head) in made.items():
-        seen = real.raw(np.arange(len(real))) if net is None else features_of(net, real).numpy()
-        cloud = Cloud.of(seen, targets, len(study.classes))
+        if net is not None or cloud is None:  # features of a frozen backbone are the same for all
+            seen = real.raw(np.arange(len(real))) if net is None else features_of(net, real).numpy()
+            cloud = Cloud.of(seen, targets, len(study.classes))
         if net is None and name == JUDGE:
-            head = cloud.classifier()
+            head = cloud.classifier(np.bincount(targets, minlength=len(study.classes)) > 0)
         val = study.vectors("val", lot.draw)
         logits = head.logits(val if net is None else features_of(net, Rows.of(val)).numpy())
         notes["temperature"][name] = fit_temperature(logits, labels, balanced=True)
@@ -220,9 +223,14 @@ def needs_of(study: Study, lot: Lot) -> Needs:
     )
 
 
-@lru_cache(maxsize=2)
 def tutors_of(study: Study, lot: Lot, device: torch.device) -> tuple[Ensemble, Ensemble]:
     """Teacher and judge, opened once for the shards of a lot."""
+    return _opened(study, lot, device, (study.run / study.tutor_of(lot)).stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=2)
+def _opened(study: Study, lot: Lot, device: torch.device, changed: int) -> tuple[Ensemble, Ensemble]:
+    """`changed` is not read: a tutor that was trained anew is opened anew."""
     return TutorFile(study, lot).open(device)
 
 

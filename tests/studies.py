@@ -47,7 +47,7 @@ def outcome(to: Path) -> dict[str, object]:
     for path in sorted(to.rglob("*")):
         name = str(path.relative_to(to))
         scaffold = name.startswith("data/slices") and path.suffix == ".npy"
-        if path.is_dir() or name.startswith(".scratch") or scaffold:
+        if path.is_dir() or name.startswith(".") or scaffold:
             continue
         if path.suffix == ".parquet":
             found[name] = pq.read_table(path, partitioning=None).to_pylist()

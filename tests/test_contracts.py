@@ -389,7 +389,7 @@ def a_tutor(dim=3, classes=4):
     heads = [
         LinearHead.on_raw(*(rng.normal(size=s).astype(np.float32) for s in ((classes, dim), (classes,))))
     ]
-    heads.append(cloud.classifier())
+    heads.append(cloud.classifier(np.ones(classes, bool)))
     members = [Member(torch.Tensor.float, head, 1.5, cloud) for head in heads]
     return Ensemble(members, torch.device("cpu"))
 

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.types import part
 
+NEVER = 1e4  # nats: less likely than any temperature makes up for
+
 
 @part
 class Tutor:
@@ -51,10 +53,11 @@ class Cloud:
         lengths = 1 / np.sqrt(np.maximum(values, 1e-6 * max(values[-1], 1e-12)))
         return cls(means.astype(np.float32), (vectors * lengths).astype(np.float32))
 
-    def classifier(self) -> LinearHead:
-        """Linear discriminant analysis, all classes equally likely."""
+    def classifier(self, known: np.ndarray) -> LinearHead:
+        """Linear discriminant analysis: all `known` (C,) classes equally likely, the others not at all."""
         weight = self.means @ self.whitening @ self.whitening.T
-        return LinearHead.on_raw(weight, -(weight * self.means).sum(1) / 2)
+        bias = -(weight * self.means).sum(1) / 2
+        return LinearHead.on_raw(weight, np.where(known, bias, bias - NEVER).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,7 @@ Value = Callable[[Tensor], Tensor]  # rows as classifiers see them => one number
 class Feedback:
     """Towards what `criterion` calls useful: density times exp(scale C), so that scale is in units of 1 / nat.
 
-    It acts on every `every`-th rung where the share of data in x, spread / (spread + sigma), is between `after` and
+    It acts on every `every`-th of the rungs where the share of data in x, spread / (spread + sigma), is between `after` and
     `before`: an estimate of pure noise says nothing yet, and what is left of the noise in the end moves nothing. No row
     is pulled to where the judge gives its class less than log p(y) = `floor`: there it is left alone, until it can go.
     `mode="published"` is the paper's own: a second call of the network, a gradient through it, and a nudge of x by
@@ -105,12 +105,11 @@ class Coverage:
 
 def acting(ctx: Context, every: int, after: float = 0.0, before: float = 1.0) -> Callable[[Tensor], bool]:
     """Whether a guide acts at a noise level: a guide knows rungs, and never counts its calls."""
-
-    def acts(sigma: Tensor) -> bool:
-        done = ctx.spread / (ctx.spread + float(sigma[0]))  # of the way from noise to data
-        return after <= done < before and _rung(ctx, sigma) % every == 0
-
-    return acts
+    assert ctx.ladder is not None
+    way = (ctx.spread / (ctx.spread + ctx.ladder[:-1])).tolist()  # from noise to data
+    inside = [rung for rung, share in enumerate(way) if after <= share < before]
+    chosen = set(inside[::every])
+    return lambda sigma: _rung(ctx, sigma) in chosen
 
 
 def _tilted(

@@ -43,7 +43,9 @@ class Context:
     label: Tensor | None = None  # (b,) the class each row claims, as the teacher counts classes
     look: Callable[[Tensor], Tensor] | None = None  # clean x => rows as classifiers see them; gradients pass
     teacher: Teacher | None = None
-    judge: Teacher | None = None  # another one, that no guide follows
+    judge: Teacher | None = (
+        None  # another one: no guide goes where it says, but a floor may stop where it doubts
+    )
     dealt: Tensor | None = None  # (b, ...) a real row of its class for each, as classifiers see them
     tell: Callable[[str, Tensor], None] = _nobody  # what befell which rows (b,) bool, at one noise level
 

@@ -11,6 +11,7 @@ from counterpoise.proposals.pairings import FromNoise
 from counterpoise.recipe import Data, Recipe, Synthesis, Trials
 from counterpoise.recipes.feedback_guided import CRITERIA, CriterionName, Mode, guide, scores
 from counterpoise.scores.select import AtLeast
+from counterpoise.types import Refusal
 
 
 @grounds.takes_ground
@@ -37,10 +38,10 @@ def deliberate(
     Measured numbers and their commit are in docs/results.md.
 
     At most `--rounds N` times this happens: a classifier is trained further on all there is; its errors on validation
-    say which classes get the next samples, `--share SHARE` of what filling up would take; they are guided by
+    say which classes get the next samples, `--share SHARE` of what filling up would take by then; they are guided by
     `--criterion NAME` with `--feedback SCALE` on every `--every N`-th step (`--floor`, `--mode`: see `feedback_guided`); after
     `--patience N` rounds without gain, and a little more the longer it has run, it stops. Beside it stand classes that
-    were filled up to the largest, or to `--fill-to N`, and as many samples as all rounds may make, spread evenly.
+    were filled up to the largest, or to `--fill-to N`, and about as many samples as all rounds may make, spread evenly in one go.
 
     `--groups` counts class x group cells, and adds the arms that look at groups. With `--backbone NAME` (at
     `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all), and heads are trained with
@@ -48,6 +49,10 @@ def deliberate(
     CHANNELS` and `--blocks N`; `--flip/--no-flip`: not for things that have a hand. The generator learns for `--fit-steps N`,
     classifiers for `--steps N` of `--batch N`.
     """
+    if rounds < 1 or not 0 < rounds * share <= 1:
+        raise Refusal(
+            f"--rounds times --share is at most 1, what filling up would take, found {rounds} x {share:g}: lower one of them"
+        )
     stands = grounds.on(data, smoke=smoke, **ground)
     pull = dataclasses.replace(guide(feedback, every, mode, floor), criterion=CRITERIA[criterion])
     whole, no_copy = FillUp(to=fill_to), AtLeast("nearest_real", 1.0)

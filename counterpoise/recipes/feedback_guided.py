@@ -74,6 +74,10 @@ def feedback_guided(
     """
     flags = {"criterion": criterion, "feedback": feedback, "every": every, "mode": mode, "fill_to": fill_to}
     told: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+    if sweep and feedback is not None:
+        raise Refusal(
+            f"--sweep names the scales to try, found --feedback {feedback:g} beside it: leave one of them out"
+        )
     preset = PUBLISHED.get(published or "", {})
     if clash := [f"--{name.replace('_', '-')}" for name in told if name in preset]:
         raise Refusal(f"--published {published} settles what {', '.join(clash)} would: leave one of them out")
@@ -114,6 +118,8 @@ def guide(
     scale: float | None = None, every: int | None = None, mode: Mode | None = None, floor: float | None = None
 ) -> Feedback:
     """Feedback with its own defaults where nothing else is said; the published mode's scale is another measure."""
+    if mode == "published" and floor is not None:
+        raise Refusal(f"--mode published asks no judge, found --floor {floor:g}: leave one of them out")
     said: dict[str, Any] = {"scale": scale, "every": every, "mode": mode, "floor": floor}
     if mode == "published" and scale is None:
         said["scale"] = AS_PUBLISHED["feedback"]

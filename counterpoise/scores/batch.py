@@ -15,7 +15,7 @@ Opinion = Callable[[], tuple[np.ndarray, np.ndarray]]
 class Batch:
     """Samples to score, and the real training rows they are held against. All vectors are float32 (n, d).
 
-    The teacher steered these samples, the judge did not; each is asked only by scores that want to know.
+    The teacher steered these samples; the judge did not, but may have stopped the teacher. Each is asked only by scores that want to know.
     """
 
     x: np.ndarray

@@ -29,7 +29,7 @@ class Usefulness:
 
 @part
 class Fidelity:
-    """log p(label) in nats by the judge, a classifier that no guide listens to: 0 is certain, lower is stranger."""
+    """log p(label) in nats by the judge, who may stop guides and leads none: 0 is certain, lower is stranger."""
 
     listens: ClassVar[bool] = True
 

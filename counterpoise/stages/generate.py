@@ -87,7 +87,7 @@ def _listening(study: Study, lot: Lot) -> dict[str, Any]:
 
 
 def _dealer(study: Study, lot: Lot) -> Callable[[Sequence[Row]], np.ndarray]:
-    """A real row for each row of a plan: its source, or one of its class (or cell) that its seed picks."""
+    """A real row of its class (or cell) for each row of a plan: its source, or the one that its seed picks."""
     rows, labels, _ = real_of(study, lot.draw)
     if study.synthesis(lot.synthesis).by_group:
         labels = study.cells("train")[study.draw_rows(lot.draw)]
@@ -95,9 +95,8 @@ def _dealer(study: Study, lot: Lot) -> Callable[[Sequence[Row]], np.ndarray]:
     real = real_rows(study, lot.draw)
 
     def deal(batch: Sequence[Row]) -> np.ndarray:
-        ids = [row["source_id"] for row in batch]
-        if all(ids):
-            return as_seen(real(ids)).numpy()
+        if all(row["source_id"] and row["source_label"] == row["label"] for row in batch):
+            return as_seen(real([row["source_id"] for row in batch])).numpy()
         places = [mine[row["label"]][row["seed"] % len(mine[row["label"]])] for row in batch]
         return as_seen(rows.raw(np.array(places))).numpy()
 

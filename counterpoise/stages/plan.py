@@ -22,8 +22,8 @@ def work(study: Study, unit: str) -> None:
     rows, labels, groups, synthetic = rows_of(study, lot.draw, lot.synthesis, lot.round)
     cells = labels
     if item.by_group:
-        assert groups is not None
         study.cells("train")  # refuses rows without a group
+        assert groups is not None
         cells = labels * groups_n + groups
     counts = np.bincount(cells, minlength=study.cell_count(lot.synthesis))
     wanted = item.budget(counts, needs_of(study, lot) if item.tutor else None)

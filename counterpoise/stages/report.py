@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -259,8 +260,12 @@ def _cost(study: Study) -> dict[str, Any]:
     }
     for item in study.recipe.synthesis:
         if item.guides or getattr(item.budget, "listens", False):  # others are only told of
-            lots = [lot for lot in study.lots() if lot.synthesis == item.name]
-            made[item.name] += sum(TutorFile(study, lot).notes["seconds"] for lot in lots)
+            first = [lot for lot in study.first_lots() if lot.synthesis == item.name]
+            mine = [replace(lot, round=number) for lot in first for number in range(item.rounds)]
+            heard = [
+                lot for lot in mine if study.run.has(study.tutor_of(lot))
+            ]  # also the one that said to stop
+            made[item.name] += sum(TutorFile(study, lot).notes["seconds"] for lot in heard)
     arms = {}
     for name, seconds in fits.items():
         fit = study.recipe.fit(name)

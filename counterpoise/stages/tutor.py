@@ -21,7 +21,8 @@ def units(study: Study) -> list[str]:
             continue
         begun = study.rounds(first)
         found += [study.tutor_of(lot) for lot in begun]
-        if len(begun) < item.rounds and study.run.has(begun[-1].selected):
+        made = study.run.has(begun[-1].selected) and len(study.shards(begun[-1]))
+        if made and len(begun) < item.rounds:  # a round that asked for nothing is the last
             found.append(replace(first, round=len(begun)).tutor)
     return list(dict.fromkeys(found))
 

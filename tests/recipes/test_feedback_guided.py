@@ -17,6 +17,7 @@ from counterpoise import (
     Holdout,
     Recipe,
     Refusal,
+    Run,
     Synthesis,
     Trials,
     open_source,
@@ -29,10 +30,11 @@ from counterpoise.classifiers.training import Training
 from counterpoise.classifiers.tutor import Tutor
 from counterpoise.data.packed import Digits
 from counterpoise.diffusion.feedback import Feedback
+from counterpoise.generators.latent_mixture import LatentMixture
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
 from counterpoise.generators.simple import Copies
 from counterpoise.nets.resnet import SmallResNet
-from counterpoise.pipeline import begun
+from counterpoise.pipeline import begun, set_aside
 from counterpoise.proposals.budgets import Adaptive, ByNeed, FillUp
 from counterpoise.proposals.pairings import FromNoise, SameClass
 from counterpoise.recipes.deliberate import deliberate
@@ -114,7 +116,7 @@ def test_the_teacher_hears_what_validation_heard(rounds):
     val, labels = torch.from_numpy(study.vectors("val", 0)), torch.from_numpy(study.labels("val"))
     said, features = teacher(val, labels)
     kept = TutorFile(study, lot).arrays("val/")["logits"]
-    np.testing.assert_allclose(said.numpy(), kept, atol=1e-5)
+    np.testing.assert_allclose(said.log_softmax(1).numpy(), kept, atol=1e-5)
     assert features.shape == (len(val), 5)
     assert not np.allclose(judge(val, labels)[0].log_softmax(1).numpy(), kept, atol=0.01)
 
@@ -162,6 +164,21 @@ def test_what_a_crash_left_in_the_middle_of_a_round_is_made_again(rounds, photos
         shutil.rmtree(tmp_path / "run" / stage)
     again = run(practice(photos, tiny), tmp_path / "run")
     assert outcome(again.path) == outcome(rounds.path)
+
+
+@pytest.fixture(scope="session")
+def gentler(photos, tiny, tmp_path_factory):
+    return run(practice(photos, tiny, feedback=2.0, floor=-50.0), tmp_path_factory.mktemp("runs") / "run")
+
+
+@pytest.mark.parametrize("stage", ["plan", "generate"])
+def test_a_stage_done_again_with_another_setting_leaves_nothing_of_later_rounds(
+    stage, rounds, gentler, photos, tiny, tmp_path
+):
+    shutil.copytree(rounds.path, tmp_path / "run")
+    set_aside(Run.open(tmp_path / "run"), stage)
+    again = run(practice(photos, tiny, feedback=2.0, floor=-50.0), tmp_path / "run")
+    assert outcome(again.path) == outcome(gentler.path)
 
 
 def test_a_changed_tutor_is_refused_by_name(rounds, photos, tiny):
@@ -291,6 +308,15 @@ def composed(**synthesis):
         ({"scores": (("label", Fidelity()),)}, "s.tutor: Fidelity listen"),
         ({"tutor": Tutor("made")}, r"s.tutor.fit: .*found 'made' \(such fits: plain\)"),
         (
+            {
+                "generator": LatentMixture(),
+                "scores": (("label", Fidelity()),),
+                "tutor": Tutor("plain"),
+                "budget": FillUp(),
+            },
+            "leave out Fidelity",
+        ),
+        (
             {"generator": Copies(), "pairing": SameClass(), "guides": (Feedback(),), "tutor": Tutor("plain")},
             "Copies has no denoiser",
         ),
@@ -317,3 +343,18 @@ def test_published_settings_are_those_of_the_card(preset):
     assert recipe.synthesis[1].by_group == (preset == "nico")
     with pytest.raises(Refusal, match="--criterion would"):
         feedback_guided(Data(Digits()), Trials(), published=preset, criterion="loss")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rule"),
+    [({"rounds": 10, "share": 0.3}, "--rounds times --share is at most 1"), ({"rounds": 0}, "found 0 x")],
+)
+def test_rounds_that_would_make_more_than_everything_are_refused(flags, rule):
+    with pytest.raises(Refusal, match=rule):
+        deliberate(Data(Digits()), Trials(), **flags)
+
+
+def test_flags_that_another_one_settles_are_refused():
+    for flags in ({"sweep": (1.0,), "feedback": 2.0}, {"mode": "published", "floor": -1.0}):
+        with pytest.raises(Refusal, match="leave one of them out"):
+            feedback_guided(Data(Digits()), Trials(), **flags)
