@@ -64,7 +64,7 @@ def tutors(nets: Sequence[ResNet], rows: np.ndarray, labels: np.ndarray) -> tupl
     members = []
     with torch.no_grad():
         for net in nets:
-            net.eval().requires_grad_(False)
+            net.to(memory_format=torch.channels_last).eval().requires_grad_(False)  # as tutors are opened
             cloud = Cloud.of(net.features(torch.from_numpy(rows)).numpy(), labels, net.head.out_features)
             head = LinearHead.on_raw(net.head.weight.numpy(), net.head.bias.numpy())
             members.append(Member(net.features, head, 1.0, cloud))
