@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from counterpoise.classifiers.heads import HeadJob, LinearHead, _initial, train_heads
+from counterpoise.classifiers.heads import HeadJob, LinearHead, _begun, train_heads
 from counterpoise.classifiers.losses import CE, LDAM, BalancedSoftmax, ClassBalanced, Deferred
 from counterpoise.classifiers.robust import GroupDRO
 from counterpoise.types import Refusal
@@ -74,7 +74,7 @@ def test_the_written_gradient_is_the_one_of_autograd(loss):
     one = job(labels, counts, loss, 0, steps=30)
     head = train_heads(features, [one], weight_decay=1e-3)[0]
     x = head.transform(torch.from_numpy(features))
-    weight, bias = _initial(0, 4, 12).requires_grad_(), torch.zeros(4, requires_grad=True)
+    weight, bias = (value.requires_grad_() for value in _begun(one, 4, 12))
     rate = len(x) / float(x.norm() ** 2)
     parameters = [{"params": [weight], "weight_decay": 1e-3}, {"params": [bias] if not loss.cosine else []}]
     optimiser = torch.optim.SGD(parameters, lr=rate, momentum=0.9)
@@ -99,6 +99,20 @@ def test_it_learns_what_logistic_regression_learns():
     ours = (head.logits(features).argmax(1) == labels).mean()
     assert ours >= known.score(x, labels) - 0.01
     assert (head.logits(test).argmax(1) == balanced).mean() > 0.6
+
+
+@pytest.mark.parametrize("loss", [CE(), LDAM()], ids=["plain", "cosine"])
+def test_a_head_goes_on_from_where_another_one_was(loss):
+    features, labels, counts = long_tail()
+    whole = train_heads(features, [job(labels, counts, loss, 0, steps=200)])[0]
+    begun = train_heads(features, [job(labels, counts, loss, 0, steps=1, start=whole)], lr=1e-6)[0]
+    fresh = train_heads(features, [job(labels, counts, loss, 0, steps=1)], lr=1e-6)[0]
+
+    def agree(head):
+        return (head.logits(features).argmax(1) == whole.logits(features).argmax(1)).mean()
+
+    assert agree(begun) == 1.0
+    assert agree(fresh) < 0.9
 
 
 def test_balanced_softmax_lifts_the_tail():
