@@ -103,7 +103,7 @@ def test_it_learns_what_logistic_regression_learns():
 
 @pytest.mark.parametrize("loss", [CE(), LDAM()], ids=["plain", "cosine"])
 def test_a_head_goes_on_from_where_another_one_was(loss):
-    features, labels, counts = long_tail()
+    features, labels, counts, *_ = long_tail()
     whole = train_heads(features, [job(labels, counts, loss, 0, steps=200)])[0]
     begun = train_heads(features, [job(labels, counts, loss, 0, steps=1, start=whole)], lr=1e-6)[0]
     fresh = train_heads(features, [job(labels, counts, loss, 0, steps=1)], lr=1e-6)[0]
