@@ -23,10 +23,11 @@ from counterpoise.classifiers.training import features_of
 from counterpoise.data.intake import fit, intake
 from counterpoise.data.pixels import Rows
 from counterpoise.generators.fitted import CONFIG, WEIGHTS
+from counterpoise.lots import Lot
 from counterpoise.rundir import commit
 from counterpoise.spaces.features import Frozen
 from counterpoise.spaces.projection import Projection
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 from counterpoise.types import Refusal, load
 
 CARD, ENCODER = "counterpoise.json", "encoder"

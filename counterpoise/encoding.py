@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
+from counterpoise.lots import Lot
 from counterpoise.spaces.projection import Projection
 from counterpoise.spaces.store import Store
-from counterpoise.study import ROWS_PER_FEATURE_FILE, Lot, Study
+from counterpoise.study import ROWS_PER_FEATURE_FILE, Study
 from counterpoise.types import Refusal
 
 BACKBONE = "features/backbone.json"

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from counterpoise.study import Lot, Study
+from counterpoise.lots import Lot
+from counterpoise.study import Study
 
 PICTURES = 6  # real and synthetic ones per class
 CLASSES = 3  # the rarest

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from counterpoise.lots import Lot
 from counterpoise.nets.judges import open_judge, reference
 from counterpoise.stages.measure import measured
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 from counterpoise.types import Refusal
 
 

@@ -15,12 +15,13 @@ import pyarrow.compute as pc
 from counterpoise.diffusion.criteria import Entropy, Loss
 from counterpoise.diffusion.feedback import Feedback
 from counterpoise.gains import Gains
+from counterpoise.lots import Lot
 from counterpoise.proposals.budgets import Adaptive, ByNeed
 from counterpoise.recipe import Synthesis
 from counterpoise.report.feedback import MOST_NEEDY, stopped, warnings
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.feedback import Fidelity, Usefulness
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 from counterpoise.tutoring import needs_of
 
 KINDS = {"useful": Usefulness, "label": Fidelity, "nearest": NearestReal}

@@ -26,9 +26,10 @@ from counterpoise.classifiers.decoupling import balanced_accuracy, choose_wise, 
 from counterpoise.classifiers.heads import HeadJob, LinearHead, cosine_scale, train_heads
 from counterpoise.classifiers.training import Lesson, Training, features_of, train_network
 from counterpoise.data.pixels import Rows
+from counterpoise.lots import Lot
 from counterpoise.recipe import Fit
 from counterpoise.rundir import Run
-from counterpoise.study import Lot, Study, real_of, rows_of
+from counterpoise.study import Study, real_of, rows_of
 
 RATES = ("lr", "momentum", "weight_decay")
 PROBE_STEPS = 300  # of a head on features that are there: as many as the other second stages take

@@ -24,10 +24,11 @@ from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
 from counterpoise.classifiers.training import Training, features_of, train_network
 from counterpoise.classifiers.tutor import Cloud, Ensemble, Member, Tutor
 from counterpoise.data.pixels import Rows, as_seen
+from counterpoise.lots import Lot
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.proposals.budgets import Needs
 from counterpoise.recipe import Fit
-from counterpoise.study import Lot, Study, rows_of
+from counterpoise.study import Study, rows_of
 from counterpoise.trials import RATES, Pupil, build_network, head_of
 
 JUDGE = "judge"

@@ -26,7 +26,7 @@ LAYERS = [
     ["delivery", "encoding", "gains", "gallery", "tutoring"],
     ["trials"],
     ["study"],
-    ["recipe"],
+    ["recipe", "lots"],
     ["generators", "proposals", "scores", "classifiers", "metrics", "report"],
     ["diffusion"],
     ["spaces"],

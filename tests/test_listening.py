@@ -14,12 +14,13 @@ from counterpoise import Data, Holdout, Trials, open_source, parse_cut, tables
 from counterpoise.gains import Gains
 from counterpoise.gallery import twins
 from counterpoise.listening import families, feedback, reference
+from counterpoise.lots import Lot
 from counterpoise.metrics.evidence import paired
 from counterpoise.proposals.budgets import Adaptive, ByNeed
 from counterpoise.recipes.feedback_guided import feedback_guided
 from counterpoise.report import feedback as told
 from counterpoise.rundir import Run
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 
 NAMES = ["frequent", "<b>rare</b>", "absent"]
 REAL = [6, 2, 0]

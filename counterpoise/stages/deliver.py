@@ -6,10 +6,11 @@ import numpy as np
 
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.delivery import CARD, ENCODER, copy_files, write_folder
+from counterpoise.lots import Lot
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.nets.export import put_folder
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 from counterpoise.trials import file_of
 from counterpoise.types import describe
 

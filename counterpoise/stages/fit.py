@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from counterpoise.encoding import encode_codes
 from counterpoise.generators.generator import Lesson
+from counterpoise.lots import Lot
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, real_of
+from counterpoise.study import Study, real_of
 
 
 def units(study: Study) -> list[str]:

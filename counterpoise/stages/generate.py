@@ -18,8 +18,9 @@ from counterpoise.data.intake import pixel_hash
 from counterpoise.data.pixels import as_seen
 from counterpoise.diffusion.ranks import Ranks
 from counterpoise.generators.generator import Context, Failed, Row
+from counterpoise.lots import Lot
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, real_of
+from counterpoise.study import Study, real_of
 from counterpoise.tutoring import tutors_of
 
 

@@ -17,12 +17,13 @@ import numpy as np
 
 from counterpoise.classifiers.training import features_of
 from counterpoise.data.pixels import Rows
+from counterpoise.lots import Lot
 from counterpoise.metrics.accuracy import shot_bins
 from counterpoise.metrics.fidelity import by_band, some_of
 from counterpoise.metrics.projection import flat_map, rows_to_show
 from counterpoise.recipe import Fit
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 from counterpoise.trials import TrialFile
 
 MOST = 1024  # rows of a side, evenly from all classes that were made: the cost stays far below that of one training

@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise import tables
+from counterpoise.lots import Lot
 from counterpoise.proposals.pairings import TrainRows
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, flat, rows_of
+from counterpoise.study import Study, flat, rows_of
 from counterpoise.tutoring import needs_of
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from counterpoise.gallery import galleries, twins
 from counterpoise.generators.latent_facts import COMPONENTS, RECONSTRUCTIONS, SHOWN_CLASSES, SUMMARY
 from counterpoise.listening import families, feedback
+from counterpoise.lots import Lot
 from counterpoise.metrics.accuracy import confusion, shot_bins, slices
 from counterpoise.report.maps import maps
 from counterpoise.report.mixture import mixture
@@ -25,7 +26,7 @@ from counterpoise.report.page import render
 from counterpoise.report.quality import quality
 from counterpoise.rundir import MARKER
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, rows_of
+from counterpoise.study import Study, rows_of
 from counterpoise.trials import TrialFile
 from counterpoise.tutoring import TutorFile
 from counterpoise.types import describe, fingerprint

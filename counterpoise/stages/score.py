@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from counterpoise import tables
+from counterpoise.lots import Lot
 from counterpoise.scores.batch import Batch
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, flat, real_of, samples_in
+from counterpoise.study import Study, flat, real_of, samples_in
 from counterpoise.tutoring import hear, tutors_of
 
 

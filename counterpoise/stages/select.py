@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise import tables
+from counterpoise.lots import Lot
 from counterpoise.stages.stage import Step
-from counterpoise.study import Lot, Study, samples_in
+from counterpoise.study import Study, samples_in
 
 
 def units(study: Study) -> list[str]:

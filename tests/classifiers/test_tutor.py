@@ -9,7 +9,9 @@ from counterpoise.classifiers.tutor import Cloud, Ensemble, Member
 
 RNG = np.random.default_rng(0)
 LABELS = np.arange(3000) % 3
-ROWS = (RNG.normal(size=(3000, 4)) @ (np.eye(4) + RNG.uniform(-0.3, 0.3, (4, 4))) + 3 * np.eye(4)[LABELS]).astype(np.float32)
+ROWS = (
+    RNG.normal(size=(3000, 4)) @ (np.eye(4) + RNG.uniform(-0.3, 0.3, (4, 4))) + 3 * np.eye(4)[LABELS]
+).astype(np.float32)
 CLOUD = Cloud.of(ROWS, LABELS, 4)  # of the fourth class there is no row
 
 

@@ -33,6 +33,7 @@ from counterpoise.diffusion.feedback import Feedback
 from counterpoise.generators.latent_mixture import LatentMixture
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
 from counterpoise.generators.simple import Copies
+from counterpoise.lots import Lot
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.pipeline import begun, set_aside
 from counterpoise.proposals.budgets import Adaptive, ByNeed, FillUp
@@ -40,7 +41,7 @@ from counterpoise.proposals.pairings import FromNoise, SameClass
 from counterpoise.recipes.deliberate import deliberate
 from counterpoise.recipes.feedback_guided import PUBLISHED, feedback_guided
 from counterpoise.scores.feedback import Fidelity
-from counterpoise.study import Lot, Study, rows_of, samples_in
+from counterpoise.study import Study, rows_of, samples_in
 from counterpoise.tutoring import TutorFile, needs_of
 
 

@@ -12,7 +12,8 @@ from studies import fill, small
 from counterpoise import run
 from counterpoise.generators.generator import Failed, Row
 from counterpoise.generators.simple import Copies, Interpolate, Oversample
-from counterpoise.study import Lot, Study, flat, rows_of, samples_in
+from counterpoise.lots import Lot
+from counterpoise.study import Study, flat, rows_of, samples_in
 
 CLASSES = {"a": 16, "b": 8, "c": 5}
 NOTHING, BLANK, SOME = "copies", "oversample", "smote"

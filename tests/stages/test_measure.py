@@ -9,10 +9,11 @@ import pytest
 
 from counterpoise.classifiers.training import features_of
 from counterpoise.data.pixels import Rows
+from counterpoise.lots import Lot
 from counterpoise.metrics.fidelity import matched
 from counterpoise.metrics.frechet import Statistics, frechet
 from counterpoise.stages import measure
-from counterpoise.study import Lot, Study
+from counterpoise.study import Study
 from counterpoise.trials import file_of
 
 
