@@ -6,12 +6,14 @@ import time
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from counterpoise import tables
 from counterpoise.pipeline import default_processes
 from counterpoise.proposals.budgets import Needs
-from counterpoise.recipe import Recipe, Synthesis
+from counterpoise.recipe import Data, Recipe, Synthesis
 from counterpoise.stages.intake import settle_shape
 from counterpoise.types import describe
 
@@ -20,7 +22,6 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     listing = recipe.data.source.listing()
     shape = settle_shape(recipe.data, recipe.data.source, listing)
     classes = max(len(tables.meta(listing)["classes"]), 2)
-    counts = np.unique(listing["label"].drop_null().to_pylist(), return_counts=True)[1]
     per_image = shape["size"] ** 2 * shape["channels"]
     trainings = len(recipe.fits) * recipe.trials.n
     tutored = {item.tutor: 0 for item in recipe.synthesis if item.tutor is not None}
@@ -28,7 +29,9 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         if item.tutor is not None:
             tutored[item.tutor] = max(tutored[item.tutor], item.rounds)
     trainings += sum((tutor.members + 1) * n for tutor, n in tutored.items()) * recipe.trials.draws
-    wanted = {item.name: _at_most(item, counts) for item in recipe.synthesis}
+    wanted = {
+        item.name: _at_most(item, _counts(recipe.data, listing, item.by_group)) for item in recipe.synthesis
+    }
     samples = sum(wanted.values()) * recipe.trials.draws
     processes = default_processes()
     like = (
@@ -64,8 +67,23 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _counts(data: Data, listing: pa.Table, by_group: bool) -> np.ndarray:
+    """Images by class, or by class x group cell, that the cut would leave if nothing were held out."""
+    known = listing.filter(pc.is_valid(listing["label"]))
+    names, labels = np.unique(known["label"].to_pylist(), return_inverse=True)
+    grouped = not known["group"].null_count
+    group_names, groups = np.unique(known["group"].to_pylist() if grouped else [""], return_inverse=True)
+    rows = np.arange(len(labels))
+    if data.cut is not None:
+        rows = data.cut(labels, groups if grouped else None, data.seed, list(names), list(group_names))
+    if not (by_group and grouped):
+        return np.bincount(labels[rows], minlength=len(names))
+    cells = labels * len(group_names) + groups
+    return np.bincount(cells[rows], minlength=len(names) * len(group_names))
+
+
 def _at_most(item: Synthesis, counts: np.ndarray) -> int:
-    """Samples of all rounds together, whatever a tutor will say. Cells of classes and groups are not counted apart."""
+    """Samples of all rounds together, whatever a tutor will say."""
     return int(item.budget(counts, Needs.unheard(len(counts))).sum()) * item.rounds
 
 

@@ -50,6 +50,34 @@ def test_dry_run_makes_nothing(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_dry_run_counts_what_the_cut_leaves_and_cells_where_those_are_filled(capsys, tmp_path):
+    """Two classes in two groups, 12 + 4 and 6 + 2; the cut leaves one of the 4."""
+    photos = fill(tmp_path / "photos", {"a": 16, "b": 8})
+    rows = ["path,label,group"]
+    for name, whole in (("a", 12), ("b", 6)):
+        files = sorted((photos / name).iterdir())
+        rows += [f"{f.relative_to(tmp_path)},{name},{'x' if i < whole else 'y'}" for i, f in enumerate(files)]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+
+    def samples(*flags):
+        command = [
+            "run",
+            str(tmp_path / "list.csv"),
+            "--cut",
+            "group:y:a:0.25",
+            "--smoke",
+            "--dry-run",
+            "--json",
+            *flags,
+        ]
+        return json.loads(call(capsys, *command)[1])["samples_at_most"]
+
+    by_cell = 11 + 6 + 10  # up to 12
+    arms = ["unguided", "loss", "even", "by_need"]
+    assert samples("--recipe", "feedback_guided", "--groups", "--need", "error") == by_cell * len(arms)
+    assert samples("--recipe", "pixel_diffusion") == 2 * (13 - 8)  # oversampling and diffusion
+
+
 @pytest.mark.parametrize(("typed", "meant"), [("0.45", 0.45), ("20", 20), (None, 0)])
 def test_a_pool_is_put_aside_on_demand(capsys, typed, meant):
     flags = [] if typed is None else ["--pool", typed]
