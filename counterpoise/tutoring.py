@@ -102,8 +102,11 @@ def _networks(
         net = build_network(study, fit, seed)
         if before is not None:
             net.load_state_dict(before.weights(name))
-        lesson = pupil.lesson(training, seed, study.seed("tutor patches", lot.draw, name, lot.round))
-        train_network(net, lesson, fit.loss, fit.reduction, fit.augment, training, seed)
+        if (
+            before is None or name != JUDGE
+        ):  # a judge that learnt from samples would come to believe their labels
+            lesson = pupil.lesson(training, seed, study.seed("tutor patches", lot.draw, name, lot.round))
+            train_network(net, lesson, fit.loss, fit.reduction, fit.augment, training, seed)
         made[name] = (net, head_of(net, fit))
     return made
 

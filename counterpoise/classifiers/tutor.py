@@ -27,7 +27,7 @@ class Tutor:
     """How it is trained: as the recipe's `fit` is, from seeds of its own, on the real rows of a draw.
 
     `members` teachers speak as one. In a later round they go on from where they were, for `warm` of the steps, and see
-    what was kept before as well. The judge is one more network; on features, where a convex problem has one solution
+    what was kept before as well. The judge is one more network, which never sees a sample; on features, where a convex problem has one solution
     whatever the seed, it is the Gaussian classifier of those features instead.
     """
 

@@ -18,6 +18,7 @@ from counterpoise.diffusion.losses import ClassBalancing, LogNormal, UniformTime
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
 from counterpoise.generators.published import PUBLISHED
 from counterpoise.generators.simple import Oversample
+from counterpoise.grounds import POOL_SHARE
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import FillUp
 from counterpoise.proposals.pairings import FromNoise, SameClass
@@ -25,10 +26,6 @@ from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.select import AtLeast, KeepAll
 from counterpoise.types import Refusal
-
-POOL_SHARE = (
-    0.5  # of every batch, from the first step on: chosen on the validation images of digits, docs/log.md
-)
 
 
 def balanced_diffusion(
