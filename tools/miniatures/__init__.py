@@ -1,0 +1,1 @@
+"""How the small models under assets/miniatures were made: run tools/train_miniatures.py."""

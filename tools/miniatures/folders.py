@@ -1,0 +1,49 @@
+"""The trained weights as folders that diffusers and transformers open by themselves: float16 safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import CLIPImageProcessorPil, CLIPTokenizer
+
+from miniatures import autoencoder, clip, diffusion, language
+from miniatures.learning import averaged
+from miniatures.pictures import Pictures
+
+LIMIT_MB = 40
+
+
+def save(real: Pictures, work: Path, words_at: Path, out: Path) -> dict[str, float]:
+    """Write all that has begun to be trained; returns the megabytes of each folder."""
+    tokenizer = CLIPTokenizer.from_pretrained(words_at)
+    if (work / "diffusion" / "state.safetensors").exists():
+        vae, _ = averaged(autoencoder.build(), work / "autoencoder")
+        diffusion.scaled(vae, real)
+        unet, _ = averaged(diffusion.build(), work / "diffusion")
+        pipe = diffusion.pipeline(vae, unet, clip.text_tower(work / "clip"), tokenizer)
+        pipe.to(dtype=torch.float16).save_pretrained(out / "text_to_image", safe_serialization=True)
+    if (work / "clip" / "state.safetensors").exists():
+        model, _ = averaged(clip.build(), work / "clip")
+        model.half().save_pretrained(out / "clip")
+        tokenizer.save_pretrained(out / "clip")
+        CLIPImageProcessorPil(
+            size={"shortest_edge": 32},
+            crop_size={"height": 32, "width": 32},
+            image_mean=list(clip.MEAN),
+            image_std=list(clip.STD),
+        ).save_pretrained(out / "clip")
+    if (work / "language" / "state.safetensors").exists():
+        net, _ = averaged(language.build(), work / "language")
+        net.half().save_pretrained(out / "language")
+        tokenizer.save_pretrained(out / "language")
+    sizes = {
+        folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        for folder in sorted(out.iterdir())
+        if folder.is_dir()
+    }
+    if sum(sizes.values()) > LIMIT_MB:
+        raise SystemExit(
+            f"the folders may have {LIMIT_MB} MB together, found {sum(sizes.values()):.1f}: {sizes}"
+        )
+    return sizes
