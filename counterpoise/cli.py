@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -46,6 +47,7 @@ DataArgument = Annotated[
 
 def main() -> None:
     """Entry point: a Refusal is printed without a traceback and exits with 2."""
+    warnings.showwarning = lambda message, *where: err.print(f"note: {message}", markup=False)
     try:
         app()
     except Refusal as refusal:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from counterpoise import tables
-from counterpoise.pipeline import default_processes
+from counterpoise.pipeline import check_ready, default_processes
 from counterpoise.proposals.budgets import Needs
 from counterpoise.recipe import Data, Recipe, Synthesis
 from counterpoise.stages.intake import settle_shape
@@ -21,7 +21,9 @@ from counterpoise.types import describe
 def estimate(recipe: Recipe) -> dict[str, Any]:
     listing = recipe.data.source.listing()
     shape = settle_shape(recipe.data, recipe.data.source, listing)
-    classes = max(len(tables.meta(listing)["classes"]), 2)
+    names = tables.meta(listing)["classes"]
+    check_ready(recipe, names)
+    classes = max(len(names), 2)
     per_image = shape["size"] ** 2 * shape["channels"]
     trainings = len(recipe.fits) * recipe.trials.n
     tutored = {item.tutor: 0 for item in recipe.synthesis if item.tutor is not None}
@@ -46,8 +48,15 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     else:
         training = trainings * recipe.training.steps * _step_seconds(recipe, shape, classes)
     handling = len(listing) * 4e-4 + samples * 5e-4
+    stored = 0
     fitted: list[Any] = []  # syntheses of one generator share its weights
     for item in recipe.synthesis:
+        for _, score in item.scores:
+            if hasattr(score, "seconds") and names:
+                once, sample = score.seconds(*like, names)
+                training += recipe.trials.draws * (once + wanted[item.name] * sample)
+        if hasattr(item.generator, "stored") and item.generator not in fitted:
+            stored += recipe.trials.draws * item.generator.stored(*like, classes)
         if hasattr(item.generator, "seconds"):
             fit, sample = item.generator.seconds(*like, classes, batch=16 if like[1] > 1 else 256)
             fit = 0.0 if item.generator in fitted else fit
@@ -61,7 +70,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         "trainings": trainings,
         "steps": recipe.training.steps,
         "samples_at_most": samples,
-        "bytes": int((2 * len(listing) + 2 * samples) * per_image + 1e6),
+        "bytes": int((2 * len(listing) + 2 * samples) * per_image + stored + 1e6),
         "seconds": round((training + handling) / processes + 10, 1),
         "workers": processes,
     }

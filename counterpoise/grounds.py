@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from counterpoise import arms as cheap_arms
 from counterpoise.classifiers.decoupling import PosthocLA
@@ -19,12 +21,21 @@ from counterpoise.data.augment import Crop, CutMix, Flip
 from counterpoise.data.nonleaky import Mirror
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.training import Schooling
+from counterpoise.generators.adapting import Adapt
 from counterpoise.generators.feature_diffusion import FeatureDiffusion
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.generators.stable_diffusion import StableDiffusion
+from counterpoise.nets.folders import download
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Role, Synthesis, Trials
+from counterpoise.scores.clip import Clip
+from counterpoise.scores.select import AtLeast, Every
 from counterpoise.spaces.features import Frozen
+from counterpoise.types import Refusal
 
+LARGE = (
+    "stable-diffusion-v1-5/stable-diffusion-v1-5"  # on the hub: what `--base auto` means where it can be had
+)
 POOL_SHARE = 0.5  # of every batch: chosen on the validation images of digits, docs/log.md
 
 
@@ -41,14 +52,30 @@ class Ground:
     tutor: Tutor
     rows_per_shard: int
     rows_per_batch: int
+    clip: Clip | None = None  # keeps only pictures that show their class
+
+    @property
+    def scores(self) -> tuple[tuple[str, Any], ...]:
+        """What is asked of every sample here, beside a recipe's own scores."""
+        return (("clip", self.clip),) if self.clip else ()
+
+    def select(self, own: Any) -> Any:
+        """A recipe's own choice among the samples, and the ground's: of He et al., likelier than by chance."""
+        return Every((own, AtLeast("clip", 1.0))) if self.clip else own
 
     def recipe(
-        self, name: str, data: Data, trials: Trials, synthesis: Sequence[tuple[Synthesis, Role]]
+        self,
+        name: str,
+        data: Data,
+        trials: Trials,
+        synthesis: Sequence[tuple[Synthesis, Role]],
+        mixes: Mapping[str, Any] = MappingProxyType({}),  # by synthesis, where not all are mixed alike
     ) -> Recipe:
         """The cheap arms, and an arm for every synthesis; features get one with adjusted logits as well."""
         fits, arms = list(self.fits), list(self.arms)
         for item, role in synthesis:
-            fits.append(dataclasses.replace(self.made, name=item.name, synthesis=item.name))
+            mix = mixes.get(item.name, self.made.mix)
+            fits.append(dataclasses.replace(self.made, name=item.name, synthesis=item.name, mix=mix))
             arms.append(Arm(item.name, item.name, role=role))
             if isinstance(self.network, Frozen):
                 arms.append(Arm(f"{item.name}_adjusted", item.name, PosthocLA(of="real"), role))
@@ -72,7 +99,10 @@ def on(
     backbone: str = "",
     backbone_size: int | None = None,
     components: int = 128,
-    guidance: float = 1.0,
+    base: str = "",
+    adapt: Literal["lora", "full", "words", "none"] | None = None,
+    clip: str = "",
+    guidance: float | None = None,
     fit_steps: int | None = None,
     loss: cheap_arms.LossName = "balanced_softmax",
     groups: bool = False,
@@ -86,22 +116,44 @@ def on(
     """With a backbone its features, without one pictures; these keywords are flags of every recipe on a ground."""
     if smoke:
         fit_steps, steps = fit_steps or 40, steps or 20
+    if backbone and (pictured := [f for f, said in {"--base": base, "--clip": clip}.items() if said]):
+        raise Refusal(
+            f"{' and '.join(pictured)} make and look at pictures, and with --backbone the rows are features: leave one out"
+        )
+    if adapt and not base:
+        raise Refusal(f"--adapt {adapt} says what of a text-to-image model is learnt: name it with --base")
     if backbone:
         space = Frozen(backbone=backbone, size=backbone_size, components=components or None)
         return _features(space, fit_steps, loss, groups, steps or 1000, batch)
     network = SmallResNet(width=width, blocks=blocks)
-    return _pictures(
-        data, network, guidance, fit_steps, groups, flip, Training(steps=steps or 250, batch=batch)
+    ground = _pictures(
+        data,
+        network,
+        1.0 if guidance is None else guidance,
+        fit_steps,
+        groups,
+        flip,
+        Training(steps=steps or 250, batch=batch),
     )
+    if base:
+        ground = dataclasses.replace(
+            ground, generator=_named(base, adapt or "lora", guidance, fit_steps, flip)
+        )
+    return dataclasses.replace(ground, clip=Clip(model=clip) if clip else None)
 
 
-def takes_ground(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+def takes_ground(without: Sequence[str] = ()) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
     """The flags of a recipe, whose last parameter takes those of `on`, with these written out."""
-    own = inspect.signature(recipe, eval_str=True).parameters
-    theirs = [p for p in inspect.signature(on, eval_str=True).parameters.values() if p.name not in own]
-    kept = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    recipe.__signature__ = inspect.Signature([*kept, *theirs])  # type: ignore[attr-defined]
-    return recipe
+
+    def flagged(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
+        own = inspect.signature(recipe, eval_str=True).parameters
+        known = inspect.signature(on, eval_str=True).parameters.values()
+        theirs = [p for p in known if p.name not in own and p.name not in without]
+        kept = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        recipe.__signature__ = inspect.Signature([*kept, *theirs])  # type: ignore[attr-defined]
+        return recipe
+
+    return flagged
 
 
 def _features(
@@ -123,6 +175,38 @@ def _features(
         rows_per_shard=8192,
         rows_per_batch=1024,
     )
+
+
+def _named(
+    base: str,
+    adapt: Literal["lora", "full", "words", "none"],
+    guidance: float | None,
+    fit_steps: int | None,
+    flip: bool,
+) -> StableDiffusion:
+    """A model that knows classes by their names, and learns what they look like here."""
+    base = at_hand() if base == "auto" else base
+    generator = StableDiffusion(base=base, adapt=None if adapt == "none" else Adapt(kind=adapt, flip=flip))
+    if guidance is not None:
+        generator = dataclasses.replace(generator, guides=(CFG(scale=guidance),))
+    if fit_steps is not None:
+        generator = dataclasses.replace(
+            generator, schooling=dataclasses.replace(generator.schooling, steps=fit_steps)
+        )
+    return generator
+
+
+def at_hand() -> str:
+    """The usual large model where it can be had, else the small one that comes with the package, which is said."""
+    try:
+        download(LARGE, None, ["model_index.json"])
+    except Refusal:
+        warnings.warn(
+            f"{LARGE} cannot be had from the hub, so --base auto is the miniature: 32 pixels, and it knows CIFAR-100's classes only",
+            stacklevel=2,
+        )
+        return "miniature"
+    return LARGE
 
 
 def _pictures(

@@ -49,6 +49,8 @@ STAGES = (
     Stage("report",   "all of it",                        ("report.html", "report.json"),         "-",       ("name",)),
 )
 # fmt: on
+FACTS = "data/facts.json"  # of the classes, when intake is done
+SAMPLED = "evaluate"  # has begun when all samples are there
 NAMES = tuple(stage.name for stage in STAGES)
 ROUND = ("tutor", "plan", "generate", "score", "select")  # done again while a tutor finds that it pays
 
@@ -110,6 +112,9 @@ def execute(
     run = Run.create(to, describe(recipe), begun)
     study = Study.open(run.path)
     study.check_source()
+    known = run.has(FACTS)
+    if not run.has(SAMPLED):  # else what lies outside is needed no more
+        check_ready(recipe, study.classes if known else None, study.cell_names if known else None)
     run.tell_no_more()
     study_of.cache_clear()
     if command:
@@ -118,7 +123,26 @@ def execute(
         for stage in _until(study, until):
             for step in range(len(steps_of(stage))):
                 _do(study, stage, step, work, progress or _silent)
+            if stage == NAMES[0] and not known:
+                check_ready(recipe, study.classes, study.cell_names)
     return run
+
+
+def check_ready(
+    recipe: Recipe,
+    classes: Sequence[str] | None,
+    cells: Callable[[str], Sequence[str]] | None = None,
+) -> None:
+    """Refuse what generators and scores need from outside the run and cannot get, before anything long begins.
+
+    `classes` are none as long as nobody knows them; `cells` are what the generator of a synthesis counts as its classes.
+    """
+    for item in recipe.synthesis:
+        if hasattr(item.generator, "ready"):
+            item.generator.ready(classes if cells is None else cells(item.name))
+        for _, score in item.scores:
+            if hasattr(score, "ready"):
+                score.ready(classes)
 
 
 def _until(study: Study, last: str) -> Iterator[str]:
@@ -134,7 +158,7 @@ def _until(study: Study, last: str) -> Iterator[str]:
 def fit_here(path: str | Path, progress: Progress | None = None) -> None:
     """Train the missing generators of a run in this process: under torchrun, all ranks of it do the same ones together."""
     study = study_of(str(path))
-    if not study.run.has("data/facts.json"):
+    if not study.run.has(FACTS):
         raise Refusal(f"{path} has no data yet: make it with `counterpoise run ... --until teach` first")
     for number in range(len(steps_of("fit"))):
         _do(study, "fit", number, workers.inline, progress or _silent)

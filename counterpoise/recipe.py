@@ -150,6 +150,13 @@ class Recipe:
                     f"{'leave out --backbone' if space == 'features' else 'name a --backbone'}, or take another generator"
                 )
             self._check_listening(item)
+            for score_name, score in item.scores:
+                seen = getattr(score, "spaces", None)  # most look at vectors, whatever they are of
+                if seen and (space not in seen or item.generator.own_space):
+                    raise Refusal(
+                        f"recipe.synthesis.{item.name}.scores.{score_name}: {type(score).__name__} looks at pictures, and these "
+                        f"samples are {'codes' if item.generator.own_space else space}: leave the score out"
+                    )
         own = {item.name for item in self.synthesis if item.generator.own_space}
         for fit in self.fits:
             if fit.own and fit.synthesis not in own:
@@ -158,6 +165,14 @@ class Recipe:
                     f"(those that do: {', '.join(sorted(own)) or 'none'})"
                 )
 
+        scored = {item.name: {name for name, _ in item.scores} for item in self.synthesis}
+        for fit in self.fits:
+            wanted = getattr(getattr(fit.mix, "claims", None), "score", None)
+            if wanted is not None and fit.synthesis is not None and wanted not in scored[fit.synthesis]:
+                raise Refusal(
+                    f"recipe.fits.{fit.name}.mix.claims: there is no score {wanted!r} of {fit.synthesis} "
+                    f"(scores: {', '.join(sorted(scored[fit.synthesis])) or 'none'}): add it, or let claims go by strength"
+                )
         for fit in self.fits:
             if fit.by_cell and fit.pool is not None:
                 raise Refusal(
@@ -197,7 +212,7 @@ class Recipe:
                 f"{where}.scores: a tutor knows the rows of the study, and samples of {type(item.generator).__name__} are codes "
                 f"of its own encoder: leave out {', '.join(type(score).__name__ for score in scores)}"
             )
-        parts = (*item.guides, item.budget, *scores)
+        parts = (*item.guides, item.budget, item.pairing, *scores)
         deaf = [type(found).__name__ for found in parts if getattr(found, "listens", False)]
         if deaf and item.tutor is None:
             raise Refusal(

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors import safe_open
 
+from counterpoise.classifiers.claims import Origins
 from counterpoise.data.pixels import Rows
 from counterpoise.lots import Lot
 from counterpoise.recipe import Fit, Recipe, Synthesis
@@ -235,6 +236,19 @@ class Study:
         arrays, tables = zip(*(self.kept(one) for one in self.rounds(lot)), strict=True)
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays), pa.concat_tables(tables)
 
+    def wishes(self, lot: Lot, columns: list[str]) -> pa.Table:
+        """What the plan says of the selected samples of one round, in the same order: `select` keeps that of the plan."""
+        return self.run.table(lot.plan, columns).filter(
+            pc.is_null(self.run.table(lot.selected, ["drop"])["drop"])
+        )
+
+    def score(self, lot: Lot, name: str) -> np.ndarray:
+        """One score of the selected samples of one round, in the same order."""
+        files = (self.run.table(lot.scores(name, shard)) for shard in self.shards(lot))
+        found = {row["request_id"]: row["score"] for file in files for row in file.to_pylist()}
+        kept = self.wishes(lot, ["request_id"])["request_id"].to_pylist()
+        return np.array([found[request] for request in kept], np.float64)
+
     # --- cells: a class in a group -------------------------------------------------------------------------
 
     def cells(self, role: str) -> np.ndarray:
@@ -316,19 +330,33 @@ def rows_of(
     arrays, made = [real], [labels]
     known = [] if groups is None else [groups]
     for lot in study.rounds(Lot(synthesis, draw))[:rounds]:
-        samples, selection = study.kept(lot)
-        arrays.append(samples)
-        made.append(selection["label"].to_numpy().astype(np.int64))
+        wanted = study.wishes(lot, ["label", "group"])
+        arrays.append(study.kept(lot)[0])
+        made.append(wanted["label"].to_numpy().astype(np.int64))
         if groups is not None:
-            plan = study.run.table(lot.plan, ["request_id", "group"])
-            group_of = dict(
-                zip(plan["request_id"].to_pylist(), pc.fill_null(plan["group"], -1).to_pylist(), strict=True)
-            )
-            known.append(np.array([group_of[name] for name in selection["request_id"].to_pylist()], np.int64))
+            known.append(pc.fill_null(wanted["group"], -1).to_numpy().astype(np.int64))
     labels = np.concatenate(made)
     everything = np.concatenate([order, len(real) + np.arange(len(labels) - len(order))])
     synthetic = np.arange(len(labels)) >= len(order)
     return Rows.of(*arrays, order=everything), labels, np.concatenate(known) if known else None, synthetic
+
+
+def origins_of(study: Study, draw: int, synthesis: str) -> Origins:
+    """Where the synthetic rows of `rows_of` come from, in the same order."""
+    lots = study.rounds(Lot(synthesis, draw))
+    plan = pa.concat_tables(study.wishes(lot, ["label", "source_label", "strength"]) for lot in lots)
+    made = [name for name, _ in study.synthesis(synthesis).scores]
+
+    def score(name: str) -> np.ndarray:
+        if name not in made:
+            raise Refusal(
+                f"a label of {synthesis} goes by the score {name!r}, and its scores are {', '.join(made) or 'none'}: add it"
+            )
+        return np.concatenate([study.score(lot, name) for lot in lots])
+
+    wanted = plan["label"].to_numpy().astype(np.int64)
+    source = pc.coalesce(plan["source_label"], plan["label"]).to_numpy().astype(np.int64)
+    return Origins(wanted, source, plan["strength"].to_numpy(), score)
 
 
 def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from torch import nn
 
 from counterpoise.classifiers import mixing
+from counterpoise.classifiers.claims import claimed
 from counterpoise.classifiers.decoupling import Rows as Labelled
 from counterpoise.classifiers.decoupling import balanced_accuracy, choose_wise, probe
 from counterpoise.classifiers.heads import HeadJob, LinearHead, cosine_scale, train_heads
@@ -29,7 +30,7 @@ from counterpoise.data.pixels import Rows
 from counterpoise.lots import Lot
 from counterpoise.recipe import Fit
 from counterpoise.rundir import Run
-from counterpoise.study import Study, real_of, rows_of
+from counterpoise.study import Study, origins_of, real_of, rows_of
 
 RATES = ("lr", "momentum", "weight_decay")
 PROBE_STEPS = 300  # of a head on features that are there: as many as the other second stages take
@@ -42,10 +43,11 @@ class Pupil:
     fit: Fit
     n_classes: int
     rows: Rows
-    labels: np.ndarray  # (n,), or (n, classes) if the pseudo-labels are soft
+    labels: np.ndarray  # (n,), or (n, classes) if some of them are soft
     groups: np.ndarray | None
     synthetic: np.ndarray
     pseudo: int = 0  # rows of the pool that were given a label
+    wanted: np.ndarray | None = None  # (synthetic rows,) the class of each, whatever its label claims
 
     @classmethod
     def of(cls, study: Study, fit: Fit, trial: int) -> Pupil:
@@ -56,7 +58,10 @@ class Pupil:
         rows, labels, groups, synthetic = rows_of(study, draw, fit.synthesis)
         if fit.by_cell and groups is not None:
             groups = np.where(groups < 0, groups, labels * len(study.groups) + groups)
-        pupil = cls(fit, len(study.classes), rows, labels, groups, synthetic)
+        wanted, classes = labels[synthetic], len(study.classes)
+        if fit.mix is not None and fit.synthesis is not None:
+            labels = claimed(labels, origins_of(study, draw, fit.synthesis), fit.mix.claims, classes)
+        pupil = cls(fit, classes, rows, labels, groups, synthetic, wanted=wanted)
         if fit.pool is None:
             return pupil
         groups = study.group_ids("pool")
@@ -72,9 +77,9 @@ class Pupil:
     ) -> Pupil:
         """With these rows of the pool between the real and the synthetic ones."""
         real, behind = int((~self.synthetic).sum()), sum(map(len, self.rows.arrays))
-        labels = (
-            self.labels if guessed.ndim == 1 else np.eye(self.n_classes, dtype=guessed.dtype)[self.labels]
-        )
+        labels = self.labels
+        if labels.ndim != guessed.ndim:
+            labels, guessed = (mixing.soft(some, self.n_classes) for some in (labels, guessed))
         return replace(
             self,
             rows=Rows.of(*self.rows.arrays, pool, order=np.insert(self.rows.order, real, behind + kept)),
@@ -86,9 +91,11 @@ class Pupil:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        weights = np.ones(len(self.labels))
-        mix = self.fit.mix
-        return weights if mix is None else mix(weights[~self.synthetic], weights[self.synthetic])
+        weights, mix, real = np.ones(len(self.labels)), self.fit.mix, ~self.synthetic
+        if mix is None:
+            return weights
+        classes = None if self.wanted is None else (mixing.hard(self.labels)[real], self.wanted)
+        return mix(weights[real], weights[~real], classes)
 
     @property
     def real(self) -> np.ndarray:
@@ -98,8 +105,7 @@ class Pupil:
     @property
     def targets(self) -> np.ndarray:
         """Soft labels (n, classes) float32."""
-        soft = self.labels if self.labels.ndim == 2 else np.eye(self.n_classes)[self.labels]
-        return soft.astype(np.float32)
+        return mixing.soft(self.labels, self.n_classes)
 
     def labelled(self, features: np.ndarray) -> Labelled:
         """What second stages see: one label per row."""

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import counterpoise
-from counterpoise.classifiers import decoupling, groups, losses, mixing, pseudo, robust
+from counterpoise.classifiers import claims, decoupling, groups, losses, mixing, pseudo, robust
 from counterpoise.classifiers.heads import LinearHead
 from counterpoise.classifiers.training import Training
 from counterpoise.classifiers.tutor import Cloud, Ensemble, Member, Tutor
@@ -30,12 +30,15 @@ from counterpoise.data.splits import Holdout
 from counterpoise.diffusion import criteria, denoisers, feedback, guides
 from counterpoise.diffusion import losses as targets
 from counterpoise.diffusion.denoisers import Cond
+from counterpoise.diffusion.min_snr import MinSNR
 from counterpoise.diffusion.training import Schooling
 from counterpoise.generators import simple, transfer
+from counterpoise.generators.adapting import Adapt
 from counterpoise.generators.feature_diffusion import FeatureDiffusion
 from counterpoise.generators.generator import Context, Lesson
 from counterpoise.generators.latent_mixture import LatentMixture
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.generators.stable_diffusion import StableDiffusion
 from counterpoise.nets import vae
 from counterpoise.nets.dit import DiT
 from counterpoise.nets.mlp import MLP
@@ -70,7 +73,12 @@ FAMILIES = {
         mixing.Progressive(),
         mixing.GroupBalanced(),
     ],
-    "mix": [mixing.Concatenate(), mixing.Replace(p=0.3)],
+    "mix": [
+        mixing.Concatenate(),
+        mixing.Concatenate(claims=claims.ByStrength(gamma=0.5)),
+        mixing.Replace(p=0.3),
+        mixing.Replace(p=0.3, rare=True),
+    ],
     "augmentation": [
         augment.Crop(),
         augment.Flip(),
@@ -99,6 +107,8 @@ FAMILIES = {
         FeatureDiffusion(network=MLP(width=16, depth=1), schooling=Schooling(steps=3, batch=4), steps=3),
         LatentMixture(network=vae.VectorVAE(width=8, latent=3), fit_steps=3, batch=4),
         LatentMixture(network=vae.ImageVAE(width=4, latent=3), fit_steps=3, batch=4),
+        StableDiffusion(steps=3),
+        StableDiffusion(adapt=Adapt(rank=2), schooling=Schooling(steps=3, batch=4), steps=3),
     ],
     "network": [
         MLP(width=16, depth=2),
@@ -106,12 +116,20 @@ FAMILIES = {
         UNet(width=8, levels=(1,), unshuffle=2),
         DiT(width=16, depth=1, heads=2),
     ],
-    "parametrisation": [denoisers.EDM(), denoisers.Eps(), denoisers.Velocity(), denoisers.Flow()],
+    "parametrisation": [
+        denoisers.EDM(),
+        denoisers.Eps(),
+        denoisers.Velocity(),
+        denoisers.Velocity(denoisers.Schedule(1000, 0.00085, 0.012, "scaled_linear", zero_terminal=True)),
+        denoisers.Flow(),
+    ],
     "objective": [
         targets.LogNormal(),
         targets.UniformTime(),
         targets.UniformTime(denoisers.Velocity()),
         targets.LogitNormal(),
+        MinSNR(),
+        MinSNR(denoisers.Velocity()),
     ],
     "guide": [
         guides.CFG(),
@@ -146,6 +164,9 @@ FAMILIES = {
         pairings.SameClass(),
         pairings.SameClass(strength=0.5),
         pairings.SameClass(strength=0.5, dropout=0.4),
+        pairings.SameClass(strength=(0.3, 0.7)),
+        pairings.FromAny(),
+        pairings.FromAny(by="image", neighbours=2, strength=(0.3, 0.7)),
         pairings.FromLarger(),
         pairings.FromLarger(neighbours=None, strength=0.5),
         pairings.Neighbours(),
@@ -153,7 +174,12 @@ FAMILIES = {
     ],
     "score": [duplicates.NearestReal(), said.Usefulness(), said.Fidelity()],
     "select": [select.KeepAll(), select.AtLeast(), select.Every((select.KeepAll(), select.AtLeast()))],
-    "cut": [cuts.LongTail("exp", 10.0), cuts.FewShot(3), cuts.GroupGap("a", 0.1)],
+    "cut": [
+        cuts.LongTail("exp", 10.0),
+        cuts.LongTail("exp", 10.0, rule="ranked"),
+        cuts.FewShot(3),
+        cuts.GroupGap("a", 0.1),
+    ],
 }
 OTHERS = [
     Folder("photos"),
@@ -174,11 +200,14 @@ OTHERS = [
     Training(),
     Schooling(),
     pseudo.PseudoLabels("bs"),
+    claims.ByStrength(),
+    claims.Confident(),
     Tutor("bs"),
     NonLeaky(),
     Mirror(),
     denoisers.Schedule(),
     targets.ClassBalancing(),
+    Adapt(kind="full", words=0, min_snr=5.0),
     Trials(),
     Data(Digits()),
     Synthesis("s", simple.Copies(), budgets.FillUp(), pairings.SameClass()),
@@ -195,7 +224,11 @@ OTHERS = [
     ),
 ]
 #: Parts whose example needs more than their settings, and where their own tests are.
-ELSEWHERE = {"Finetuned": "tests/nets/test_finetuned.py", "WiSE": "tests/classifiers/test_decoupling.py"}
+ELSEWHERE = {
+    "Clip": "tests/scores/test_clip.py",
+    "Finetuned": "tests/nets/test_finetuned.py",
+    "WiSE": "tests/classifiers/test_decoupling.py",
+}
 
 EXAMPLES = [item for items in FAMILIES.values() for item in items] + OTHERS
 
@@ -279,10 +312,11 @@ def test_samplers_stream_exactly_the_views_asked_for_and_say_with_which_prior(it
 
 @family("mix")
 def test_mixes_give_every_row_a_weight(item):
-    weights = item(np.ones(10), np.ones(4))
+    real, made = np.arange(10) % 3, np.arange(4) % 3
+    weights = item(np.ones(10), np.ones(4), (real, made))
     assert weights.shape == (14,)
     assert (weights >= 0).all()
-    assert item(np.ones(10), np.ones(0)).shape == (10,)
+    assert item(np.ones(10), np.ones(0), (real, made[:0])).shape == (10,)
 
 
 @family("augmentation")

@@ -234,9 +234,18 @@ def test_the_parts_of_the_guide_make_a_study(guide, tmp_path):
     assert (gaps < 30).all(), "to real images"
 
 
+EXAMPLES = {  # what each is run with, and what it says then
+    "how_uneven": (
+        "--smoke --trials 1 --factors 20 --workers 0 --to OUT",
+        r"^ +20  ce .*(generate|cheap arm)$",
+    ),
+    "miniature": ("apple cloud --out OUT/names.png", r"^ +cloud: CLIP says so of \d of 8"),
+}
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
 def test_the_examples_run(script, tmp_path, monkeypatch, capsys):
-    asked = ["--smoke", "--trials", "1", "--factors", "20", "--workers", "0", "--to", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", [str(script), *asked])
+    asked, said = EXAMPLES[script.stem]
+    monkeypatch.setattr(sys, "argv", [str(script), *asked.replace("OUT", str(tmp_path)).split()])
     runpy.run_path(str(script), run_name="__main__")
-    assert re.search(r"^ +20  ce .*(generate|cheap arm)$", capsys.readouterr().out, re.M)
+    assert re.search(said, capsys.readouterr().out, re.M)

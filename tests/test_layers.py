@@ -23,7 +23,7 @@ LAYERS = [
     ["pipeline"],
     ["stages"],
     ["listening"],
-    ["delivery", "encoding", "gains", "gallery", "tutoring"],
+    ["delivery", "encoding", "funnel", "gains", "gallery", "tutoring"],
     ["trials"],
     ["study"],
     ["recipe", "lots"],
@@ -40,12 +40,13 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 #: Optional or heavy libraries, and the only files that may name them (inside functions).
 WRAPPED = {
-    "transformers": {"nets/backbones.py"},
-    "huggingface_hub": {"nets/backbones.py"},
+    "transformers": {"nets/backbones.py", "nets/clip.py", "nets/stable_diffusion.py"},
+    "huggingface_hub": {"nets/folders.py"},
     "timm": {"nets/backbones.py"},
     "open_clip": {"nets/backbones.py"},
     "datasets": {"data/embedded.py", "data/packed.py"},
-    "diffusers": {"nets/to_diffusers.py"},
+    "diffusers": {"nets/to_diffusers.py", "nets/stable_diffusion.py"},
+    "peft": {"nets/lora.py"},
     "ray": set(),
     "submitit": set(),
     "torchvision": set(),
@@ -68,6 +69,8 @@ def imports(tree: ast.AST, at_top: bool = False):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield from (f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "need":
+            yield ast.literal_eval(node.args[0])
         yield from imports(node, at_top)
 
 

@@ -24,7 +24,7 @@ from miniatures.pictures import load  # noqa: E402
 from transformers import CLIPTokenizer  # noqa: E402
 
 PARTS = ("words", "autoencoder", "clip", "diffusion", "language", "save", "card")
-STEPS = {"autoencoder": 1900, "clip": 4000, "diffusion": 12000, "language": 3000}
+STEPS = {"autoencoder": 1900, "clip": 3400, "diffusion": 3300, "language": 1200}
 
 
 def main() -> None:

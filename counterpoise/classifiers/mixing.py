@@ -3,8 +3,8 @@
 Arms are matched in optimiser steps and views: a stream is exactly ``steps x batch`` row numbers, whatever the
 sampler, and there is no epoch and no dropped last batch (which would silently skip the tail of a tiny set).
 
-Three things multiply into the probability of a row: a *mix* gives rows weights (real against synthetic), a
-*sampler* gives classes or groups their share, and within a class P(row) = P(class) weight / mass(class). The prior
+Three things multiply into the probability of a row: a *mix* gives rows weights (real against synthetic; it also says
+what synthetic rows claim to be, see `claims`), a *sampler* gives classes or groups their share, and within a class P(row) = P(class) weight / mass(class). The prior
 that follows is what prior-based losses must be given: real counts after filling up would correct twice.
 
 A row with a soft label is drawn as a member of its largest label, and counts in the prior by its label mass.
@@ -18,17 +18,27 @@ from typing import Annotated, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import Field
 
+from counterpoise.classifiers.claims import ByStrength, Claims
 from counterpoise.seeding import generator
 from counterpoise.types import Refusal, part
 
 # --- mixes: a weight per row -------------------------------------------------------------------------------
 
+Classes = tuple[np.ndarray, np.ndarray]  # of the real rows, and those wanted of the synthetic rows
+
 
 @runtime_checkable
 class Mix(Protocol):
-    """(weights of the real rows, weights of the synthetic rows) => one weight per row, real rows first."""
+    """(weights of the real rows, weights of the synthetic rows) => one weight per row, real rows first.
 
-    def __call__(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray: ...
+    `classes` are those of the rows, for mixes that look at them; `claims` is what synthetic rows are taught as.
+    """
+
+    @property
+    def claims(self) -> Claims: ...
+    def __call__(
+        self, real: np.ndarray, synthetic: np.ndarray, classes: Classes | None = None
+    ) -> np.ndarray: ...
 
 
 @part
@@ -36,8 +46,9 @@ class Concatenate:
     """Synthetic rows are rows like the others, each ``weight`` times as likely to be drawn."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
+    claims: Claims = ByStrength()
 
-    def __call__(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+    def __call__(self, real: np.ndarray, synthetic: np.ndarray, classes: Classes | None = None) -> np.ndarray:
         return np.concatenate([real, self.weight * synthetic])
 
 
@@ -47,15 +58,30 @@ class Replace:
 
     With the `Instance` sampler the prior is exactly (1-p) pi_real + p pi_synthetic; other samplers keep their class
     shares, and p holds only where both kinds of rows exist. Without synthetic rows nothing is replaced.
+
+    Which synthetic row it is goes by their weights, or, with ``rare``, by the class c wanted of it, of which there are
+    n_c real rows: P(c) ~ 1 / (n_c + 1) (Diff-Mix on long tails), whatever a budget or a filter left of each.
     """
 
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
+    rare: bool = False
+    claims: Claims = ByStrength()
 
-    def __call__(self, real: np.ndarray, synthetic: np.ndarray) -> np.ndarray:
+    def __call__(self, real: np.ndarray, synthetic: np.ndarray, classes: Classes | None = None) -> np.ndarray:
         total = real.sum()
         if synthetic.sum() == 0:
             return np.concatenate([real, synthetic])
+        if self.rare:
+            assert classes is not None, "Replace counts the rows of each class: the caller passes classes="
+            synthetic = _rarest_first(synthetic, *classes)
         return np.concatenate([(1 - self.p) * real, self.p * total / synthetic.sum() * synthetic])
+
+
+def _rarest_first(weights: np.ndarray, real: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Weights of synthetic rows under which a class of n real rows has mass 1 / (n + 1), its rows shares as before."""
+    masses = np.bincount(wanted, weights)
+    counts = np.bincount(real, minlength=len(masses))[: len(masses)]
+    return weights / (np.where(masses > 0, masses, 1.0) * (counts + 1))[wanted]
 
 
 # --- samplers: a share per class or group ------------------------------------------------------------------
@@ -143,6 +169,11 @@ class GroupBalanced:
 def hard(targets: np.ndarray) -> np.ndarray:
     """Labels (N,) as they are; soft labels (N, C) by their largest class."""
     return targets if targets.ndim == 1 else targets.argmax(1)
+
+
+def soft(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Soft labels (N, C) as they are; labels (N,) with all mass on one class, float32."""
+    return targets if targets.ndim == 2 else np.eye(classes, dtype=np.float32)[targets]
 
 
 def _strata(sampler: Sampler, targets: np.ndarray, groups: np.ndarray | None) -> np.ndarray:

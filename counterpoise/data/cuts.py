@@ -15,7 +15,7 @@ from counterpoise.seeding import generator
 from counterpoise.types import Refusal, build, part
 
 CUTS = (
-    "none, exp:FACTOR, step:FACTOR, exp:FACTOR:ldam, exp:FACTOR:shuffled, exp:FACTOR:top=N, "
+    "none, exp:FACTOR, step:FACTOR, exp:FACTOR:ldam, exp:FACTOR:ranked, exp:FACTOR:shuffled, exp:FACTOR:top=N, "
     "exp:FACTOR:top=N:shuffled, few:K, group:GROUP:SHARE, group:GROUP:CLASS:SHARE"
 )
 
@@ -39,20 +39,23 @@ class LongTail:
 
     rule "largest": n_max is the size of the largest class, or `top` if that is less, and every class that has images
     keeps one. rule "ldam": n_max is the mean size and the draw is RandomState(0), whatever the seed: given the
-    original order this is the CIFAR-LT of LDAM (arXiv 1906.07413), image by image. A class with fewer images than
+    original order this is the CIFAR-LT of LDAM (arXiv 1906.07413), image by image. rule "ranked": c is the rank of the
+    class by size, n_max the mean size and the exponent c/(C-2): the counts of CUB-LT (arXiv 2403.19600), whose
+    ratio is less than the factor where classes are small, for every class keeps one. A class with fewer images than
     wanted keeps what it has; `shortfalls` tells.
     """
 
     kind: Literal["exp", "step"]
     factor: Annotated[float, Field(ge=1)]
     shuffle_classes: bool = False
-    rule: Literal["largest", "ldam"] = "largest"
+    rule: Literal["largest", "ldam", "ranked"] = "largest"
     top: Annotated[int, Field(ge=1)] | None = None
 
     def __post_init__(self) -> None:
-        if self.rule == "ldam" and self.top is not None:
+        if self.rule != "largest" and self.top is not None:
+            whose = {"ldam": "of LDAM", "ranked": "by rank"}[self.rule]
             raise Refusal(
-                f"LongTail.top: the rule of LDAM takes n_max from the data, found top={self.top}; leave one of them out"
+                f"LongTail.top: the rule {whose} takes n_max from the data, found top={self.top}; leave one of them out"
             )
 
     def __call__(
@@ -77,18 +80,20 @@ class LongTail:
         """How many images each class is to keep; more than it has is possible."""
         have = np.bincount(labels, minlength=max(classes, 1))
         count = len(have)
-        top = len(labels) / count if self.rule == "ldam" else int(have.max(initial=0))
+        top = int(have.max(initial=0)) if self.rule == "largest" else len(labels) / count
         top = min(top, self.top or top)
-        ratio = 1 / self.factor
+        ratio, last = 1 / self.factor, max(count - (2.0 if self.rule == "ranked" else 1.0), 1.0)
         if self.kind == "exp":
-            sizes = [int(top * ratio ** (rank / max(count - 1.0, 1.0))) for rank in range(count)]
+            sizes = [int(top * ratio ** (rank / last)) for rank in range(count)]
         else:
             sizes = [
                 int(top) if rank < count // 2 or count == 1 else int(top * ratio) for rank in range(count)
             ]
         wanted = np.array(sizes)
-        if self.rule == "largest":
+        if self.rule != "ldam":
             wanted = np.maximum(wanted, 1)
+        if self.rule == "ranked":
+            wanted = wanted[np.argsort(np.argsort(-have, kind="stable"))]
         return generator("class order", seed).permutation(wanted) if self.shuffle_classes else wanted
 
 
@@ -181,8 +186,8 @@ def parse_cut(text: str) -> Cut | None:
     match kind, rest:
         case "none", []:
             return None
-        case (("exp" | "step"), [factor, "ldam"]):
-            return build(LongTail, {"kind": kind, "factor": factor, "rule": "ldam"})
+        case (("exp" | "step"), [factor, ("ldam" | "ranked") as rule]):
+            return build(LongTail, {"kind": kind, "factor": factor, "rule": rule})
         case (("exp" | "step"), [factor, *options]):
             settings = {"kind": kind, "factor": factor}
             if options and options[0].startswith("top="):

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from torch import Tensor
 from counterpoise.types import part
 
 NO_LABEL = -1
+LEAST_ABAR = 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -94,19 +95,24 @@ class EDM:
 
 @part
 class Schedule:
-    """The discrete variance-preserving schedule of Ho et al. 2020: beta linear over T steps, as noise levels.
+    """A discrete variance-preserving schedule (Ho et al. 2020) of T steps, as noise levels.
 
     x_t = sqrt(abar_t) (x0 + sigma_t n), with sigma_t = sqrt((1 - abar_t) / abar_t).
+    Of `shape` "linear" beta rises evenly, of "scaled_linear" its root does (Rombach et al. 2022); "cosine" is Nichol &
+    Dhariwal 2021, Equation 17, and has no betas to be told. With `zero_terminal` the last step is noise alone (Lin et al.
+    2024, Algorithm 1), or all but: its noise level would be infinite, so that abar ends at 2^-24.
     """
 
     steps: Annotated[int, Field(ge=2)] = 1000
     beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-4
     beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    shape: Literal["linear", "scaled_linear", "cosine"] = "linear"
+    zero_terminal: bool = False
 
     @property
     def sigmas(self) -> Tensor:
         """(T,) float64, rising."""
-        return _sigmas(self.steps, self.beta_first, self.beta_last)
+        return _sigmas(self)
 
     def time(self, sigma: Tensor) -> Tensor:
         """The (fractional) step t in 0..T-1 of a noise level; linear in log sigma between two steps."""
@@ -118,9 +124,24 @@ class Schedule:
 
 
 @lru_cache(maxsize=8)
-def _sigmas(steps: int, first: float, last: float) -> Tensor:
-    log_abar = torch.log1p(-torch.linspace(first, last, steps, dtype=torch.float64)).cumsum(0)
-    return torch.expm1(-log_abar).sqrt()  # (1 - abar) / abar = 1 / abar - 1
+def _sigmas(schedule: Schedule) -> Tensor:
+    log_abar = torch.log1p(-_betas(schedule)).cumsum(0)
+    if not schedule.zero_terminal:
+        return torch.expm1(-log_abar).sqrt()  # (1 - abar) / abar = 1 / abar - 1
+    root = (log_abar / 2).exp()  # shifted until it ends at 0, stretched until it begins where it did
+    abar = ((root - root[-1]) * root[0] / (root[0] - root[-1])).square().clamp(min=LEAST_ABAR)
+    return (1 / abar - 1).sqrt()
+
+
+def _betas(schedule: Schedule) -> Tensor:
+    first, last, steps = schedule.beta_first, schedule.beta_last, schedule.steps
+    if schedule.shape == "linear":
+        return torch.linspace(first, last, steps, dtype=torch.float64)
+    if schedule.shape == "scaled_linear":
+        return torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64).square()
+    ends = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    abar = ((ends + 0.008) / 1.008 * math.pi / 2).cos().square()
+    return (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
 
 
 class _Discrete:

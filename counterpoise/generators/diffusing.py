@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -59,7 +61,10 @@ class Space(Protocol):
         ...
 
     def into(self, rows: np.ndarray, labels: np.ndarray) -> Tensor: ...
-    def back(self, x: Tensor, labels: np.ndarray) -> np.ndarray: ...
+    def back(self, x: Tensor, labels: np.ndarray) -> Iterable[np.ndarray | str]:
+        """A row for each x, or why there is none."""
+        ...
+
     def look(self, x: Tensor, labels: Tensor) -> Tensor:
         """x as a classifier sees rows; gradients pass."""
         ...
@@ -84,6 +89,24 @@ class Shares:
         if guided is None:
             return {}
         return {what: (times / guided).numpy() for what, times in self.levels.items()}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the trainings of one fit look at, made by the first that does."""
+
+    settings: Diffusing
+    lesson: Lesson
+    config: dict[str, Any]
+
+    @cached_property
+    def learnt(self) -> dict[str, np.ndarray]:
+        return self.settings.learn_space(self.lesson)
+
+    @cached_property
+    def material(self) -> Material:
+        space = self.settings.space(self.config, self.learnt)
+        return self.settings.material(self.lesson, space, self.settings.settled(self.config))
 
 
 class Diffusing:
@@ -118,6 +141,14 @@ class Diffusing:
         """The schooling, with a learning rate that suits."""
         return self.schooling
 
+    def decides(self, steps: int) -> dict[str, Any]:
+        """The settings that weights are of, trained for so long."""
+        return {name: describe(getattr(self, name)) for name in self.learning} | {"steps": steps}
+
+    def to_sample(self, net: nn.Module, config: dict[str, Any]) -> nn.Module:
+        """A network with nothing left to learn in the form that says the same soonest."""
+        return net
+
     def begin(self, net: nn.Module, config: dict[str, Any]) -> None:
         """Give a new network other first weights than its own."""
 
@@ -134,48 +165,73 @@ class Diffusing:
 
     def fit(self, lesson: Lesson, out: Path, seed: int) -> None:
         config, ranks = self.config(lesson), Ranks.here()
-        self._train(lesson, config, out, seed, self.schooling.steps, ranks)
-        if any(isinstance(guide, AutoGuidance) for guide in _inside(self.guides)):
+        shown = Shown(self, lesson, config)
+        self._train(shown, lesson.hear, out, seed, self.schooling.steps, ranks)
+        if self._guides_itself:
             steps = max(1, round(WEAK_SHARE * self.schooling.steps))
-            self._train(dataclasses.replace(lesson, hear=_nobody), config, out / "weak", seed, steps, ranks)
+            self._train(shown, _nobody, out / "weak", seed, steps, ranks)
         if ranks.leads:
             told = {"generator": describe(self)} | config
             with refusing_full_disk(out):
                 commit(out / CONFIG, lambda file: file.write(json.dumps(told, indent=2).encode()))
 
+    @property
+    def _guides_itself(self) -> bool:
+        return any(isinstance(guide, AutoGuidance) for guide in inside(self.guides))
+
     def _train(
-        self, lesson: Lesson, config: dict[str, Any], out: Path, seed: int, steps: int, ranks: Ranks
+        self, shown: Shown, hear: Callable[[float], None], out: Path, seed: int, steps: int, ranks: Ranks
     ) -> None:
-        settings = dataclasses.replace(self.settled(config), steps=steps)
-        learning = {name: describe(getattr(self, name)) for name in self.learning}
-        identity = fingerprint(learning | {"steps": steps, "seed": seed} | config | {"data": digest(lesson)})
-        folder = Folder(out, identity, self.preview(config, seed), lesson.hear)
+        config, settings = shown.config, dataclasses.replace(self.settled(shown.config), steps=steps)
+        identity = fingerprint(self.decides(steps) | {"seed": seed} | config | {"data": digest(shown.lesson)})
+        folder = Folder(out, identity, self.preview(config, seed), hear)
         if refuse_another(out, identity):
             folder.finish()
             return
         net = self.network_for(config, seed)
         if not folder.begun:
             self.begin(net, config)
-        learnt = self.learn_space(lesson)
-        made = train_denoiser(
-            net,
-            self.objective,
-            _material(lesson, self.space(config, learnt), settings),
-            settings,
-            seed,
-            folder,
-            self.balance,
-            self.changes,
-            ranks,
-        )
+        made = net
+        if list(net.parameters()):  # else all of its weights are other people's
+            made = train_denoiser(
+                net,
+                self.objective,
+                shown.material,
+                settings,
+                seed,
+                folder,
+                self.balance,
+                self.changes,
+                ranks,
+            )
         if ranks.leads:
             weights = {key: value.cpu().contiguous() for key, value in made.state_dict().items()}
-            weights |= {SPACE + name: torch.from_numpy(value) for name, value in learnt.items()}
+            weights |= {SPACE + name: torch.from_numpy(value) for name, value in shown.learnt.items()}
             with refusing_full_disk(out):
                 commit(out / WEIGHTS, lambda file: file.write(save(weights, {"identity": identity})))
             folder.preview(steps, made)
             folder.finish()
         ranks.wait()
+
+    def material(self, lesson: Lesson, space: Space, settings: Schooling) -> Material:
+        """What is learnt from, as tensors."""
+
+        def seen(rows: Rows, labels: np.ndarray) -> Callable[[np.ndarray], Tensor]:
+            return lambda picked: space.into(rows.raw(picked), labels[picked])
+
+        pool = lesson.pool
+        if pool is None and (settings.pretrain or settings.pool_share):
+            raise Refusal(
+                "this generator learns from an unlabelled pool as well, and the data have none: "
+                "put some aside with --pool SHARE"
+            )
+        return Material(
+            seen(lesson.rows, lesson.labels),
+            lesson.labels,
+            len(lesson.classes),
+            None if pool is None else seen(pool, np.full(len(pool), NO_LABEL)),
+            0 if pool is None else len(pool),
+        )
 
     # --- sampling ------------------------------------------------------------------------------------------
 
@@ -186,7 +242,7 @@ class Diffusing:
         return self.sampled(net, weak, self.space(config, learnt), ctx)
 
     def sampled(self, net: nn.Module, weak: nn.Module | None, space: Space, ctx: Context) -> Sampler:
-        device = next(net.parameters()).device
+        device = next(chain(net.parameters(), net.buffers())).device
         read = self.objective.parametrisation
 
         def denoiser(net: nn.Module) -> Denoiser:
@@ -226,60 +282,62 @@ class Diffusing:
             ctx.tell(rows, shares.told())
             sound = made.flatten(1).isfinite().all(1).tolist()
             found = space.back(made, labels)
-            return [one if ok else Failed("not finite") for one, ok in zip(found, sound, strict=True)]
+            return [
+                Failed("not finite") if not ok else Failed(one) if isinstance(one, str) else one
+                for one, ok in zip(found, sound, strict=True)
+            ]
 
         return sample
 
     # --- what it costs -------------------------------------------------------------------------------------
 
+    def supposed(self, channels: int, size: int, classes: Sequence[str]) -> dict[str, Any]:
+        """The config of such rows, of which there are none yet."""
+        return {"channels": channels, "size": size, "classes": list(classes)}
+
+    def shape(self, config: dict[str, Any]) -> tuple[int, ...]:
+        """Of one x."""
+        return (config["channels"], config["size"], config["size"])
+
+    def stored(self, channels: int, size: int, classes: int) -> int:
+        """Bytes of the weights of a fitted one, about."""
+        config = self.supposed(channels, size, [f"class {number}" for number in range(classes)])
+        learnt = sum(weight.numel() for weight in self.network_for(config, seed=0).parameters())
+        return 4 * learnt * (2 if self._guides_itself else 1)
+
     def seconds(self, channels: int, size: int, classes: int, batch: int = 16) -> tuple[float, float]:
         """About how long a fit takes here, and a sample: timed on a few rows."""
-        net = self.network_for({"channels": channels, "size": size, "classes": range(classes)}, seed=0)
-        device = Ranks.alone().device
-        call = autocast(net.to(device), device, self.schooling.bf16)
-        x, noise = torch.zeros(batch, channels, size, size, device=device), torch.zeros(batch, device=device)
-        cond = Cond(torch.zeros(batch, dtype=torch.long, device=device))
+        config = self.supposed(channels, size, [f"class {number}" for number in range(classes)])
+        net, device = self.network_for(config, seed=0), Ranks.alone().device
+        x = torch.zeros(batch, *self.shape(config), device=device)
+        noise = torch.zeros(batch, device=device)
+        # Rows of as many classes as there may be: each may be a text of its own that has to be read.
+        cond = Cond(torch.arange(batch, device=device) % classes)
 
-        def now() -> float:
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            return time.perf_counter()
+        def timed(net: nn.Module) -> float:
+            call = autocast(net.to(device), device, self.schooling.bf16)
+            for _ in range(3):  # the last one counts: the first ones warm up
+                start = time.perf_counter()
+                found = call(x, noise, cond)
+                if found.requires_grad:
+                    found.square().mean().backward()
+                if device.type == "cuda":
+                    torch.cuda.synchronize()
+            return time.perf_counter() - start
 
-        for _ in range(3):  # the last one counts: the first ones warm up
-            start = now()
-            found = call(x, noise, cond)
-            forward = now() - start
-            found.square().mean().backward()
-            step = now() - start
-        twice = any(isinstance(guide, CFG) and guide.scale not in (0, 1) for guide in _inside(self.guides))
+        step = timed(net) if list(net.parameters()) else 0.0  # else there is nothing to learn
+        with torch.no_grad():
+            forward = timed(self.to_sample(net.requires_grad_(False), config))
+        twice = any(isinstance(guide, CFG) and guide.scale not in (0, 1) for guide in inside(self.guides))
         fit = self.schooling.steps * self.schooling.batch * step * (2 if self.balance else 1)
         return fit / batch, calls(self.sampler, self.steps) * forward * (2 if twice else 1) / batch
 
 
-def _material(lesson: Lesson, space: Space, settings: Schooling) -> Material:
-    def seen(rows: Rows, labels: np.ndarray) -> Callable[[np.ndarray], Tensor]:
-        return lambda picked: space.into(rows.raw(picked), labels[picked])
-
-    pool = lesson.pool
-    if pool is None and (settings.pretrain or settings.pool_share):
-        raise Refusal(
-            "this generator learns from an unlabelled pool as well, and the data have none: "
-            "put some aside with --pool SHARE"
-        )
-    return Material(
-        seen(lesson.rows, lesson.labels),
-        lesson.labels,
-        len(lesson.classes),
-        None if pool is None else seen(pool, np.full(len(pool), NO_LABEL)),
-        0 if pool is None else len(pool),
-    )
-
-
-def _inside(guides: Sequence[Any]) -> Iterator[Any]:
+def inside(guides: Sequence[Any]) -> Iterator[Any]:
     """The guides, and those that they act for on an interval."""
     for guide in guides:
         yield guide
-        yield from _inside([guide.guide] if hasattr(guide, "guide") else [])
+        yield from inside([guide.guide] if hasattr(guide, "guide") else [])
 
 
 def _nobody(share: float) -> None:
@@ -295,14 +353,15 @@ def opened(
     return _read(settings, path, path.stat().st_mtime_ns, json.dumps(config), device)
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # of a lot: with autoguidance there are two
 def _read(
     settings: Diffusing, path: Path, changed: int, config: str, device: torch.device
 ) -> tuple[nn.Module, dict[str, np.ndarray]]:
     """`changed` is not read: weights that were fitted anew are opened anew."""
-    net, found = settings.network_for(json.loads(config), seed=0), load_file(path)
+    of, found = json.loads(config), load_file(path)
+    net = settings.network_for(of, seed=0)
     net.load_state_dict({name: value for name, value in found.items() if not name.startswith(SPACE)})
     learnt = {
         name.removeprefix(SPACE): value.numpy() for name, value in found.items() if name.startswith(SPACE)
     }
-    return net.to(device).eval().requires_grad_(False), learnt
+    return settings.to_sample(net.requires_grad_(False), of).to(device).eval().requires_grad_(False), learnt

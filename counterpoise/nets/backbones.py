@@ -1,8 +1,9 @@
 """Other people's image networks as feature extractors; the only file that imports transformers, timm and open_clip.
 
 Names: ``hf:microsoft/resnet-18`` (a hub name or a folder), a bare folder, ``timm:convnext_tiny``,
-``openclip:ViT-B-32/laion2b_s34b_b79k``. Weights are safetensors unless pickle is allowed by name; remote code never
-runs. Features are what goes into the classifier, so that a linear head on them is a classifier of the same network.
+``openclip:ViT-B-32/laion2b_s34b_b79k``, ``miniature`` (the pictures' half of our own small CLIP). Weights are safetensors
+unless pickle is allowed by name; remote code never runs. Features are what goes into the classifier, so that a
+linear head on them is a classifier of the same network.
 
 Nothing here knows labels of a study, caches or training.
 """
@@ -10,12 +11,11 @@ Nothing here knows labels of a study, caches or training.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from counterpoise.nets.folders import download, folder_of, hash_of, local_folder, need, read_json, refusing
 from counterpoise.types import Refusal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,8 +59,9 @@ class Backbone(nn.Module):
         settings = json.dumps([size, self.mean, self.std, bf16, *kind]).encode()
         #: Changes with the weights, the architecture and the preprocessing: the key of a feature cache.
         self.digest = hashlib.blake2b(content + settings, digest_size=16).hexdigest()
-        with _refusing(
-            f"this network does not take pictures of {size[0]} x {size[1]}", (ValueError, RuntimeError)
+        with refusing(
+            f"this network does not take pictures of {size[0]} x {size[1]}",
+            (ValueError, RuntimeError, TypeError),
         ):
             self.dim = int(self(torch.zeros(1, *size, len(self.mean), dtype=torch.uint8)).shape[1])
 
@@ -113,24 +115,23 @@ def open_backbone(
     net, features = _hf(folder)
     if maps:
         features = _maps(net)
-    return Backbone(net, features, _content(folder), *preprocessing(folder, net.config, size), bf16, maps)
+    return Backbone(net, features, content_of(folder), *preprocessing(folder, net.config, size), bf16, maps)
 
 
 # --- transformers ------------------------------------------------------------------------------------------
 
 
-def model_folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
-    """The local folder of a name, downloaded if it is a hub name, with only the files that are needed."""
-    plain = name.removeprefix("hf:")
-    folder = Path(plain).expanduser()
-    if not folder.is_dir():
-        if plain.startswith((".", "/", "~")) or plain.count("/") > 1 or ":" in plain:
-            raise Refusal(
-                f"there is no backbone {name!r}: name a folder that exists, hf:OWNER/NAME, timm:NAME or openclip:NAME/TAG"
-            )
-        folder = _download(plain, revision, SETTINGS + SAFE)
-        if allow_pickle and not _weights(folder):
-            folder = _download(plain, revision, SETTINGS + PICKLE)
+def model_folder(
+    name: str,
+    revision: str | None,
+    allow_pickle: bool,
+    also: Sequence[str] = (),
+    what: str = "backbone",
+    more: str = ", timm:NAME, openclip:NAME/TAG",
+) -> Path:
+    """The local folder of a name, downloaded if it is a hub name, with only the files that are needed (and `also` these)."""
+    safe, pickled = [*SETTINGS, *also, *SAFE], [*SETTINGS, *also, *PICKLE]
+    folder = folder_of(name, "clip", what, revision, (safe, pickled), _weights, allow_pickle, more)
     if not (folder / "config.json").is_file():
         raise Refusal(f"{name} has no config.json: it is not a transformers model folder")
     weights = _weights(folder)
@@ -141,26 +142,22 @@ def model_folder(name: str, revision: str | None, allow_pickle: bool) -> Path:
     return folder
 
 
-def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
-    hub = _need("huggingface_hub", "hf")
-    # HF_HUB_OFFLINE is obeyed: then only what was fetched before is looked at. ValueErrors are malformed names.
-    with _refusing(
-        f"{name} cannot be had from the hub (check the name, or give a local folder)", (OSError, ValueError)
-    ):
-        return Path(
-            hub.snapshot_download(
-                name, revision=revision, allow_patterns=patterns, local_files_only=hub.is_offline_mode()
-            )
-        )
+def state_of(name: str) -> tuple[tuple[str, int], ...]:
+    """Names and times of the files of a local model: what is kept open of it is opened anew when they change."""
+    folder = local_folder(name, "clip")
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return tuple((path.name, path.stat().st_mtime_ns) for path in files)
 
 
 @contextmanager
-def _refusing(what: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+def without_bars() -> Iterator[None]:
+    """transformers draws a bar whenever it opens a model, across those of a run."""
+    bars = need("transformers", "hf").utils.logging
+    before = bars.set_tqdm_hook(lambda bar, args, more: bar(*args, **more | {"disable": True}))
     try:
         yield
-    except errors as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise Refusal(f"{what}: {line}") from None
+    finally:
+        bars.set_tqdm_hook(before)
 
 
 def _weights(folder: Path) -> list[Path]:
@@ -169,47 +166,35 @@ def _weights(folder: Path) -> list[Path]:
     return safe or sorted(folder.glob("pytorch_model*.bin"))
 
 
-def _content(folder: Path) -> bytes:
-    return _hash(path for path in [folder / "config.json", *_weights(folder)])
+def content_of(folder: Path) -> bytes:
+    return hash_of(path for path in [folder / "config.json", *_weights(folder)])
 
 
-def _hash(paths: Iterable[Path]) -> bytes:
-    digest = hashlib.blake2b()
-    for path in paths:
-        with open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "blake2b").digest())
-    return digest.digest()
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _load(auto: Any, folder: Path, **more: Any) -> Any:
-    broken = (ValueError, OSError, RuntimeError, KeyError, SafetensorError)
-    with _refusing(f"transformers cannot open {folder}", broken):
+def load(auto: Any, folder: Path, **more: Any) -> Any:
+    broken = (ValueError, OSError, RuntimeError, KeyError, SafetensorError, UnpicklingError)
+    with refusing(f"transformers cannot open {folder}", broken), without_bars():
         return auto.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False, **more)
 
 
-def _load_net(auto: Any, folder: Path) -> Any:
+def load_net(auto: Any, folder: Path, **more: Any) -> Any:
     # A head that the file lacks is filled at random and never used: the global generator must not notice.
     safe = any(
         path.suffix == ".safetensors" for path in _weights(folder)
     )  # else model_folder has been allowed pickle
     with torch.random.fork_rng(devices=[]):
-        return _load(auto, folder, use_safetensors=safe, weights_only=True, dtype=torch.float32)
+        return load(auto, folder, use_safetensors=safe, weights_only=True, dtype=torch.float32, **more)
 
 
 def open_classifier(folder: Path) -> Any | None:
     """The network with its classifier, where transformers has such a class for it and it is no text-image pair."""
-    transformers = _need("transformers", "hf")
-    config = _load(transformers.AutoConfig, folder)
+    transformers = need("transformers", "hf")
+    config = load(transformers.AutoConfig, folder)
     if (
         hasattr(config, "vision_config")
         or type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
     ):
         return None
-    return _load_net(transformers.AutoModelForImageClassification, folder)
+    return load_net(transformers.AutoModelForImageClassification, folder)
 
 
 def head_path(net: Any) -> str | None:
@@ -229,7 +214,7 @@ def head_path(net: Any) -> str | None:
 
 def _hf(folder: Path) -> tuple[Any, Callable[[Tensor], Tensor]]:
     """The network and the function from normalised pixels to features."""
-    transformers = _need("transformers", "hf")
+    transformers = need("transformers", "hf")
     net = open_classifier(folder)
     if net is not None and (where := head_path(net)) is not None:
         net.set_submodule(where, nn.Identity())  # the logits are now what the classifier would have seen
@@ -237,17 +222,20 @@ def _hf(folder: Path) -> tuple[Any, Callable[[Tensor], Tensor]]:
     auto = transformers.AutoModel
     if "CLIPVisionModelWithProjection" in (read_json(folder / "config.json").get("architectures") or []):
         auto = transformers.CLIPVisionModelWithProjection
-    net = _load_net(auto, folder)
+    net = load_net(auto, folder)
+    return net, lambda x: pooled(net, x)
 
-    def features(x: Tensor) -> Tensor:
-        found = net.get_image_features(x) if hasattr(net, "get_image_features") else net(pixel_values=x)
-        for name in ("image_embeds", "pooler_output"):
-            if (value := getattr(found, name, None)) is not None:
-                return value
-        last = found.last_hidden_state
-        return last.mean((2, 3)) if last.ndim == 4 else last.mean(1)
 
-    return net, features
+def pooled(net: Any, x: Tensor) -> Tensor:
+    """The one vector that a network without a classifier makes of a picture; of a text-image pair, the projected one."""
+    found = net.get_image_features(x) if hasattr(net, "get_image_features") else net(pixel_values=x)
+    if isinstance(found, Tensor):
+        return found
+    for name in ("image_embeds", "pooler_output"):
+        if (value := getattr(found, name, None)) is not None:
+            return value
+    last = found.last_hidden_state
+    return last.mean((2, 3)) if last.ndim == 4 else last.mean(1)
 
 
 def _maps(net: Any) -> Callable[[Tensor], Tensor]:
@@ -293,22 +281,13 @@ def preprocessing(
 # --- extras ------------------------------------------------------------------------------------------------
 
 
-def _need(module: str, extra: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise Refusal(
-            f"this backbone needs {error.name or module}: pip install 'counterpoise[{extra}]'"
-        ) from None
-
-
 def _square(size: int | None, default: Any) -> tuple[int, int]:
     default = default if isinstance(default, Sequence) else (default, default)
     return (size, size) if size else (int(default[0]), int(default[1]))
 
 
 def _timm(name: str, revision: str | None, size: int | None, bf16: bool) -> Backbone:
-    timm = _need("timm", "timm")
+    timm = need("timm", "timm")
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise Refusal(f"timm has no model {name!r}; near ones: {near or 'none'}")
@@ -318,24 +297,24 @@ def _timm(name: str, revision: str | None, size: int | None, bf16: bool) -> Back
         raise Refusal(
             f"timm:{name} has no weights on the hub, and others would be pickled: choose another model"
         )
-    path = _download(repo, revision, ["model.safetensors"]) / "model.safetensors"
+    path = download(repo, revision, ["model.safetensors"]) / "model.safetensors"
     from safetensors.torch import load_file
 
     net.load_state_dict(load_file(path))
     net.reset_classifier(0)
-    content = name.encode() + _hash([path])
+    content = name.encode() + hash_of([path])
     shape = _square(size, settings["input_size"][1:])
     return Backbone(net, net.forward, content, shape, settings["mean"], settings["std"], bf16)
 
 
 def _open_clip(name: str, size: int | None, bf16: bool) -> Backbone:
-    open_clip = _need("open_clip", "openclip")
+    open_clip = need("open_clip", "openclip")
     model, _, tag = name.partition("/")
     settings = open_clip.get_pretrained_cfg(model, tag)
     if not settings:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise Refusal(f"openclip:{name}: open_clip knows for {model!r} the tags: {tags}")
-    with _refusing(f"openclip:{name} cannot be had", (OSError, ValueError)):
+    with refusing(f"openclip:{name} cannot be had", (OSError, ValueError)):
         path = Path(open_clip.download_pretrained(settings))
     if path.suffix != ".safetensors":
         raise Refusal(f"openclip:{name} has no safetensors weights: choose another tag")
@@ -344,7 +323,7 @@ def _open_clip(name: str, size: int | None, bf16: bool) -> Backbone:
     return Backbone(
         net,
         net.encode_image,
-        name.encode() + _hash([path]),
+        name.encode() + hash_of([path]),
         _square(size, net.visual.image_size),
         mean,
         std,

@@ -12,18 +12,23 @@ from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
+from counterpoise.proposals.strengths import Strengths
 from counterpoise.seeding import derive, generator
-from counterpoise.types import part
+from counterpoise.types import Refusal, part
 
 
 @dataclass(frozen=True)
 class TrainRows:
-    """The real training rows a plan may use: ids, labels, groups and, where a pairing looks at them, their vectors."""
+    """The real training rows a plan may use: ids, labels, groups and, where a pairing looks at them, their vectors.
+
+    `confusion` is what a tutor makes of the validation rows of each class; there is one where a pairing listens to it.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     groups: np.ndarray | None
     vectors: np.ndarray  # (n, d)
+    confusion: np.ndarray | None = None  # (true class, class) mean probability
 
     def of_class(self, label: int) -> np.ndarray:
         return np.flatnonzero(self.labels == label)
@@ -32,6 +37,7 @@ class TrainRows:
 #: Places among the training rows: of the sources, and of their partners; None where there are none.
 Chosen = tuple[np.ndarray | None, np.ndarray | None]
 NOWHERE = -1  # the place of the source of a sample that starts from noise among others that do not
+GOLDEN = (5**0.5 - 1) / 2
 
 
 @part
@@ -50,7 +56,7 @@ class SameClass:
     `dropout` of each class's samples has no image and starts from noise: what images alone make is too much like them.
     """
 
-    strength: Annotated[float, Field(ge=0, le=1)] = 0.0
+    strength: Strengths = 0.0
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
@@ -73,20 +79,74 @@ class FromLarger:
     """
 
     neighbours: Annotated[int, Field(ge=1)] | None = 3
-    strength: Annotated[float, Field(ge=0, le=1)] = 0.0
+    strength: Strengths = 0.0
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
         counts = np.bincount(train.labels, minlength=len(wanted))
         means = _class_means(train, len(wanted))
 
         def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
-            larger = np.flatnonzero(counts > counts[label])
-            distance = np.linalg.norm(means[larger] - means[label], axis=1)
-            near = larger[np.argsort(distance, kind="stable")[: self.neighbours]]
+            near = _nearest(means, label, np.flatnonzero(counts > counts[label]), self.neighbours)
             sources = near if len(near) else [label]
             return _evenly(np.flatnonzero(np.isin(train.labels, sources)), n, rng), None
 
         return _plan(wanted, train, seed, choose, self.strength)
+
+
+@part
+class FromAny:
+    """Each sample starts from a real row of any class, its own as well, to be translated (Diff-Mix, Wang et al. 2024).
+
+    `by` says which classes lend their rows: "class" all alike; "image" by their size, so that the rare classes, of which
+    a budget wants most, get the backgrounds of the large ones (as in CMO, Park et al. 2022); "confusion" the more the
+    more a tutor takes one for the other on validation, in both directions. With `neighbours` only so many other classes
+    count, those whose means are nearest in standardised vectors. Where all this names no class, any image does.
+    """
+
+    by: Literal["class", "image", "confusion"] = "class"
+    neighbours: Annotated[int, Field(ge=1)] | None = None
+    strength: Strengths = 0.7
+
+    @property
+    def listens(self) -> bool:
+        return self.by == "confusion"
+
+    def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        shares = self.shares(train, len(wanted))
+        counts = np.bincount(train.labels, minlength=len(wanted))
+        begins = np.cumsum(counts) - counts
+        shuffled = generator("sources", seed).permutation(len(train.labels))
+        dealt = shuffled[np.argsort(train.labels[shuffled], kind="stable")]  # class by class
+
+        def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
+            # Steps of the golden ratio: any number of first rows has the shares, within a row or two of each class.
+            around = (rng.random() + GOLDEN * np.arange(n)) % 1
+            edges = np.cumsum(shares[label])
+            sources = np.searchsorted(edges[:-1], around * edges[-1], side="right")
+            turn = rng.integers(len(dealt)) + _times_before(sources)
+            return dealt[begins[sources] + turn % counts[sources]], None
+
+        return _plan(wanted, train, seed, choose, self.strength)
+
+    def shares(self, train: TrainRows, classes: int) -> np.ndarray:
+        """How often each class lends a row to each class wanted, up to a factor: (wanted, source)."""
+        counts = np.bincount(train.labels, minlength=classes).astype(float)
+        if self.by == "confusion":
+            if train.confusion is None:
+                raise Refusal(
+                    "FromAny by confusion reads what a tutor found on validation, and there is none: give the synthesis "
+                    "a tutor"
+                )
+            shares = (train.confusion + train.confusion.T) * (counts > 0)
+            np.fill_diagonal(shares, 0)
+        else:
+            shares = np.tile(counts if self.by == "image" else (counts > 0).astype(float), (classes, 1))
+        if self.neighbours is not None:
+            means, there = _class_means(train, classes), np.flatnonzero(counts)
+            for label in range(classes):
+                near = _nearest(means, label, there[there != label], self.neighbours)
+                shares[label, np.setdiff1d(np.arange(classes), near)] = 0
+        return np.where(shares.sum(1, keepdims=True) > 0, shares, counts)
 
 
 @part
@@ -144,8 +204,20 @@ def _without_self(
 
 
 def _evenly(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """`n` of these, all of them as often as the others, in an order of which more only add to the end."""
+    if len(rows) == 1:
+        return np.repeat(rows, n)
     rounds = -(-n // max(len(rows), 1))
     return np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:n] if n else rows[:0]
+
+
+def _times_before(numbers: np.ndarray) -> np.ndarray:
+    """How often each number came before in its array: 4 4 7 4 => 0 1 0 2."""
+    order = np.argsort(numbers, kind="stable")
+    _, first, counts = np.unique(numbers[order], return_index=True, return_counts=True)
+    before = np.empty(len(numbers), np.int64)
+    before[order] = np.arange(len(numbers)) - np.repeat(first, counts)
+    return before
 
 
 def _class_means(train: TrainRows, classes: int) -> np.ndarray:
@@ -158,16 +230,22 @@ def _class_means(train: TrainRows, classes: int) -> np.ndarray:
     )
 
 
+def _nearest(means: np.ndarray, label: int, among: np.ndarray, k: int | None) -> np.ndarray:
+    """Of these classes the k (None: all) whose means are nearest to that of a class."""
+    distance = np.linalg.norm(means[among] - means[label], axis=1)
+    return among[np.argsort(distance, kind="stable")[:k]]
+
+
 def _plan(
     wanted: np.ndarray,
     train: TrainRows,
     seed: int,
     choose: Callable[[int, int, np.random.Generator], Chosen],  # (label, how many, rng)
-    strength: float = 0.0,  # of the rows that have a source
+    strength: Strengths = 0.0,  # of the rows that have a source
 ) -> pa.Table:
     """A plan that meets `wanted` exactly, in class order."""
 
-    def source(start: int, partner: int | None) -> dict:
+    def source(start: int, partner: int | None, strength: float) -> dict:
         return {
             "group": None if train.groups is None else int(train.groups[start]),
             "source_id": str(train.ids[start]),
@@ -176,9 +254,12 @@ def _plan(
             "strength": strength,
         }
 
+    strengths = np.atleast_1d(strength)
+
     def rows() -> Iterator[dict]:
         for label, n in enumerate(wanted.tolist()):
             starts, partners = choose(label, n, generator("plan", seed, label))
+            far = _evenly(strengths, n, generator("strength", seed, label))
             for i in range(n):
                 yield {
                     "request_id": f"{seed & 0xFFFFFFFF:08x}-{label:05d}-{i:07d}",
@@ -188,7 +269,7 @@ def _plan(
                 } | (
                     {}
                     if starts is None or starts[i] == NOWHERE
-                    else source(starts[i], None if partners is None else partners[i])
+                    else source(starts[i], None if partners is None else partners[i], far[i])
                 )
 
     made = list(rows())

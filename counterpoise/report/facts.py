@@ -133,6 +133,7 @@ class Funnel(TypedDict, total=False):
     failed: int
     dropped: Mapping[str, int]
     kept: int
+    notes: Sequence[str]
 
 
 class QualityCell(TypedDict):

@@ -15,6 +15,8 @@ Opinion = Callable[[], tuple[np.ndarray, np.ndarray]]
 class Batch:
     """Samples to score, and the real training rows they are held against. All vectors are float32 (n, d).
 
+    Samples that are pictures are there as such, too; class `label` is called `classes[label]`.
+
     The teacher steered these samples; the judge did not, but may have stopped the teacher. Each is asked only by scores that want to know.
     """
 
@@ -25,3 +27,5 @@ class Batch:
     real_labels: np.ndarray
     teacher: Opinion | None = None
     judge: Opinion | None = None
+    pictures: np.ndarray | None = None  # (n, h, w, c) uint8; None: the study works on features
+    classes: tuple[str, ...] = ()

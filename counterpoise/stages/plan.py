@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from scipy.special import softmax
 
 from counterpoise import tables
 from counterpoise.lots import Lot
 from counterpoise.proposals.pairings import TrainRows
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study, flat, rows_of
-from counterpoise.tutoring import needs_of
+from counterpoise.tutoring import TutorFile, needs_of
 
 
 def units(study: Study) -> list[str]:
@@ -33,7 +34,9 @@ def work(study: Study, unit: str) -> None:
     real = np.flatnonzero(~synthetic)
     ids = np.array(study.manifest("train")["id"].to_pylist())[study.draw_rows(lot.draw)]
     theirs = None if groups is None else groups[real]
-    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)))
+    listens = item.tutor is not None and getattr(item.pairing, "listens", False)
+    confusion = _confusion(study, lot) if listens else None
+    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)), confusion)
     plan = item.pairing(wanted, train, study.seed("plan", lot.draw, lot.round))
     if item.by_group:
         plan = _apart(plan, groups_n)
@@ -44,6 +47,19 @@ def work(study: Study, unit: str) -> None:
     plan = _with(plan, "shard", shards)
     meta = {"shards": int(shards[-1]) + 1 if len(plan) else 0, "wanted": wanted.tolist()}
     study.run.put_table(unit, tables.with_meta(plan, meta))
+
+
+def _confusion(study: Study, lot: Lot) -> np.ndarray:
+    """(true, said): the mean probability that teachers give each class on the validation rows of each; 0 where a class has none.
+
+    A tutor knows classes only: cells are confused as their classes are.
+    """
+    said = softmax(TutorFile(study, lot).arrays("val/")["logits"].astype(np.float64), 1)
+    labels, classes = study.labels("val"), len(study.classes)
+    of_class = np.eye(classes)[labels].T @ said
+    found = of_class / np.maximum(np.bincount(labels, minlength=classes), 1)[:, None]
+    cells = study.cell_count(lot.synthesis) // classes
+    return found.repeat(cells, 0).repeat(cells, 1)
 
 
 def _apart(plan: pa.Table, groups: int) -> pa.Table:

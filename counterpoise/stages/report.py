@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from counterpoise.funnel import funnel
 from counterpoise.gallery import galleries, twins
 from counterpoise.generators.latent_facts import COMPONENTS, RECONSTRUCTIONS, SHOWN_CLASSES, SUMMARY
 from counterpoise.listening import families, feedback
@@ -51,7 +52,7 @@ def facts_of(study: Study) -> dict[str, Any]:
         "audit": _audit(study, after),
         "recalls": _recalls(study, metrics, verdict["plain"], after),
         "confusion": _confusion(study, [verdict["plain"], after]),
-        "funnel": _funnel(study),
+        "funnel": funnel(study),
         "maps": _maps(study),
         "quality": quality(_measures(study)),
         "mixtures": _mixtures(study),
@@ -172,23 +173,6 @@ def _confusion(study: Study, arms: list[str]) -> dict[str, Any]:
     return (
         {"rows": [study.classes[c] for c in tail], "columns": study.classes, "arms": tables_} if tail else {}
     )
-
-
-def _funnel(study: Study) -> list[dict[str, Any]]:
-    found = []
-    for item in study.recipe.synthesis:
-        funnels = [
-            study.run.meta(lot.selected)["funnel"] for lot in study.lots() if lot.synthesis == item.name
-        ]
-        total: dict[str, Any] = {key: sum(f[key] for f in funnels) for key in ("asked", "made", "kept")}
-        dropped: dict[str, int] = {}
-        for reason, n in ((r, n) for f in funnels for r, n in f["dropped"].items()):
-            if not reason.startswith("failed"):
-                dropped[reason] = dropped.get(reason, 0) + n
-        found.append(
-            {"arm": item.name, **total, "failed": total["asked"] - total["made"], "dropped": dropped}
-        )
-    return found
 
 
 def _measures(study: Study) -> dict[str, list[Any]]:

@@ -15,6 +15,7 @@ from counterpoise.scores.batch import Batch
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study, flat, real_of, samples_in
 from counterpoise.tutoring import hear, tutors_of
+from counterpoise.types import Refusal
 
 
 def calibrations(study: Study) -> list[str]:
@@ -24,7 +25,13 @@ def calibrations(study: Study) -> list[str]:
 
 def calibrate(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
-    study.run.put_json(unit, {"threshold": _score(study, lot, unit).calibrate(_real(study, lot))})
+    score, (real, labels) = _score(study, lot, unit), _real(study, lot)
+    found = {"threshold": score.calibrate(flat(real))}
+    if hasattr(score, "of_real"):
+        found |= score.of_real(real, labels, tuple(study.classes))
+    if hasattr(score, "content"):
+        found["content"] = score.content
+    study.run.put_json(unit, found)
 
 
 def units(study: Study) -> list[str]:
@@ -41,23 +48,30 @@ def work(study: Study, unit: str) -> None:
     x, ids = samples_in(study.run, lot.samples(int(path.stem)))
     plan = study.run.table(lot.plan, ["request_id", "label"])
     label_of = dict(zip(plan["request_id"].to_pylist(), plan["label"].to_pylist(), strict=True))
-    mine, labels = study.draw_rows(lot.draw), np.array([label_of[i] for i in ids], np.int64)
+    labels = np.array([label_of[i] for i in ids], np.int64)
     teacher = judge = None
     if study.synthesis(lot.synthesis).tutor is not None:
         teacher, judge = (partial(hear, one, x, labels) for one in tutors_of(study, lot, torch.device("cpu")))
+    real, real_labels = _real(study, lot)
     batch = Batch(
         flat(x),
         labels,
-        _real(study, lot),
-        np.array(study.manifest("train")["id"].to_pylist())[mine],
-        study.labels("train")[mine],
+        flat(real),
+        np.array(study.manifest("train")["id"].to_pylist())[study.draw_rows(lot.draw)],
+        real_labels,
         teacher,
         judge,
+        x if x.dtype == np.uint8 else None,
+        tuple(study.classes),
     )
-    threshold = study.run.json(lot.calibration(path.parts[-2]))["threshold"]
-    values, nearest = (
-        _score(study, lot, unit)(batch, threshold) if len(ids) else (np.zeros(0), np.zeros(0, str))
-    )
+    score, name = _score(study, lot, unit), path.parts[-2]
+    calibrated = study.run.json(lot.calibration(name))
+    if "content" in calibrated and calibrated["content"] != score.content:
+        raise Refusal(
+            f"the model of the score {name!r} is not the one that it was calibrated with ({calibrated['content'][:8]} then, "
+            f"{score.content[:8]} now): name the same revision, or --redo score"
+        )
+    values, nearest = score(batch, calibrated["threshold"]) if len(ids) else (np.zeros(0), np.zeros(0, str))
     columns = {"request_id": ids, "score": values, "nearest_id": list(map(str, nearest))}
     study.run.put_table(unit, tables.table(tables.SCORES, columns))
 
@@ -66,9 +80,9 @@ def _score(study: Study, lot: Lot, unit: str) -> Any:
     return dict(study.synthesis(lot.synthesis).scores)[Path(unit).parts[-2]]
 
 
-def _real(study: Study, lot: Lot) -> np.ndarray:
-    rows, _, _ = real_of(study, lot.draw, lot.synthesis)
-    return flat(rows.raw(np.arange(len(rows))))
+def _real(study: Study, lot: Lot) -> tuple[np.ndarray, np.ndarray]:
+    rows, labels, _ = real_of(study, lot.draw, lot.synthesis)
+    return rows.raw(np.arange(len(rows))), labels
 
 
 STEPS = (Step(calibrations, calibrate), Step(units, work))

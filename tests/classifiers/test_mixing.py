@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest, chisquare
 
+from counterpoise.classifiers.claims import ByStrength, Origins, claimed
 from counterpoise.classifiers.mixing import (
     ClassBalancedSampling,
     Concatenate,
@@ -19,10 +21,12 @@ from counterpoise.classifiers.mixing import (
     Sampler,
     Sqrt,
     effective_prior,
+    hard,
     label_mass,
     patch_weights,
     prior_of,
     row_probability,
+    soft,
     stream,
 )
 from counterpoise.types import Refusal, build, describe, load
@@ -179,6 +183,62 @@ def test_mixes_without_synthetic_rows_are_the_real_rows() -> None:
     for cls, bad in [(Replace, {"p": 1.1}), (Concatenate, {"weight": -1})]:
         with pytest.raises(Refusal, match=cls.__name__):
             build(cls, bad)
+
+
+def test_a_view_is_replaced_with_probability_p() -> None:
+    """Inside the 99.9 % interval of the binomial distribution, whatever p and however many rows there are."""
+    for seed, (p, synthetic) in enumerate([(0.1, 500), (0.3, 7), (0.5, 111), (0.9, 40)]):
+        weights = Replace(p)(EVEN, np.ones(synthetic))
+        views = stream(Instance(), np.zeros(111 + synthetic, int), weights, 100, 64, seed)
+        low, high = binomtest(int((views >= 111).sum()), views.size).proportion_ci(0.999)
+        assert low <= p <= high
+
+
+def test_rare_classes_replace_most() -> None:
+    """P(class) ~ 1 / (n + 1) among the synthetic rows, any row of the class, whatever was made of each."""
+    wanted = np.repeat([0, 1, 2, 3], [200, 50, 4, 9])  # of the last class there is no real row
+    mix = Replace(0.3, rare=True)
+    weights = mix(EVEN, np.ones(263), (LABELS, wanted))
+    synthetic = weights[111:]
+    shares = np.bincount(wanted, synthetic)
+    assert shares / shares.sum() == pytest.approx(
+        np.array([1 / 101, 1 / 11, 1 / 2, 1]) / (1 / 101 + 1 / 11 + 1.5)
+    )
+    assert all(np.ptp(synthetic[wanted == c]) == pytest.approx(0) for c in range(4))
+    assert weights[:111] == pytest.approx(0.7)
+    assert synthetic.sum() == pytest.approx(0.3 * 111)
+    views = stream(Instance(), np.concatenate([LABELS, wanted]), weights, 400, 100, 0)
+    drawn = np.bincount(wanted[views[views >= 111] - 111], minlength=4)
+    assert chisquare(drawn, drawn.sum() * shares / shares.sum()).pvalue > 1e-3
+    assert mix(EVEN, np.zeros(0), (LABELS, np.zeros(0, int))) == pytest.approx(EVEN)
+    kept = Replace(0.3, rare=True)(EVEN, np.linspace(0, 1, 263), (LABELS, wanted))[111:]
+    assert kept[wanted == 3] / kept[wanted == 3].sum() == pytest.approx(
+        np.linspace(0, 1, 263)[-9:] / np.linspace(0, 1, 263)[-9:].sum()
+    ), "weights of rows count within their class"
+
+
+def test_the_prior_of_mixed_labels_is_the_label_mass_that_comes() -> None:
+    """Rows from class to class, replaced with p, the rarest first: (1-p) real + p synthetic mass, as it is drawn."""
+    rng, p = np.random.default_rng(4), 0.3
+    wanted, source = rng.integers(0, 3, (2, 90))
+    far = Origins(wanted, source, rng.choice([0.3, 0.7], 90), dict[str, np.ndarray]().__getitem__)
+    labels = claimed(np.concatenate([LABELS, wanted]), far, ByStrength(gamma=0.5), 3)
+    weights = Replace(p, rare=True)(EVEN, np.ones(90), (LABELS, wanted))
+    stated = prior_of(Instance(), labels, weights) / 201
+    rare = 1 / (N + 1)
+    by_class = np.stack([labels[111:][wanted == c].mean(0) for c in range(3)])
+    assert stated == pytest.approx((1 - p) * N / 111 + p * rare / rare.sum() @ by_class, rel=1e-5)
+    seen = labels[stream(Instance(), labels, weights, 1000, 200, 1).ravel()].mean(0)
+    assert seen == pytest.approx(stated, abs=0.006)
+    hard_prior = (1 - p) * N / 111 + p * rare / rare.sum()
+    assert np.abs(seen - hard_prior).max() > 0.02, "the classes wanted alone would be another prior"
+
+
+def test_soft_and_hard_labels_are_each_others() -> None:
+    assert (hard(soft(LABELS, 3)) == LABELS).all()
+    given_ = soft_labels(np.random.default_rng(0), 5)
+    assert soft(given_, 3) is given_
+    assert soft(LABELS, 5).shape == (111, 5)
 
 
 def test_patches_come_from_the_tail() -> None:

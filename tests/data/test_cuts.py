@@ -94,9 +94,34 @@ def test_a_long_tail_may_begin_lower(labels, top, shuffle):
         assert np.array_equal(cut(labels, None, 3), plain(labels, None, 3))
 
 
-def test_the_rule_of_ldam_has_its_own_top():
+@pytest.mark.parametrize(
+    ("factor", "images", "singletons", "ratio"),
+    [(100, 1242, 83, 29), (20, 1798, 21, 29), (10, 2238, 0, 14.5)],
+)
+def test_the_published_counts_of_cub(factor, images, singletons, ratio):
+    """200 classes of 29 or 30 images, 5,994 in all (arXiv 2403.19600)."""
+    sizes = np.full(200, 30)
+    sizes[[3, 17, 60, 61, 130, 199]] = 29
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(200), sizes))
+    kept = LongTail("exp", factor, rule="ranked")(labels, None, 3)
+    counts = np.bincount(labels[kept])
+    assert (len(kept), (counts == 1).sum(), counts.max() / counts.min()) == (images, singletons, ratio)
+
+
+@given(st.lists(st.integers(0, 40), min_size=2, max_size=9), st.floats(1, 200))
+def test_ranks_go_by_the_size_of_a_class_whatever_its_number(sizes, factor):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    wanted = LongTail("exp", factor, rule="ranked").wanted(labels, 0, len(sizes))
+    order = np.argsort([-size for size in sizes], kind="stable")
+    assert (np.diff(wanted[order]) <= 0).all()
+    assert wanted.min() >= 1
+    assert wanted.max() == max(int(len(labels) / len(sizes)), 1)
+
+
+@pytest.mark.parametrize("rule", ["ldam", "ranked"])
+def test_published_rules_have_their_own_top(rule):
     with pytest.raises(Refusal, match=r"LongTail.top.*found top=5; leave one of them out"):
-        LongTail("exp", 10, rule="ldam", top=5)
+        LongTail("exp", 10, rule=rule, top=5)
 
 
 def test_a_harder_cut_is_a_subset_of_a_milder_one():
@@ -149,6 +174,7 @@ def test_a_gap_in_a_group_that_is_not_there_is_refused():
         ("exp:100", LongTail("exp", 100)),
         ("step:20", LongTail("step", 20)),
         ("exp:100:ldam", LongTail("exp", 100, rule="ldam")),
+        ("exp:100:ranked", LongTail("exp", 100, rule="ranked")),
         ("step:2.5:shuffled", LongTail("step", 2.5, shuffle_classes=True)),
         ("exp:30:top=30", LongTail("exp", 30, top=30)),
         ("exp:30:top=30:shuffled", LongTail("exp", 30, top=30, shuffle_classes=True)),
@@ -174,6 +200,7 @@ def test_cuts_that_users_write(text, cut):
         "exp:10:top=0",
         "exp:10:top=many",
         "exp:10:top=5:ldam",
+        "exp:10:top=5:ranked",
         "exp:10:shuffled:no",
         "few:0",
         "few:1.5",

@@ -122,6 +122,46 @@ def test_the_schedule_is_ho_et_als():
     assert Velocity().sigma_max == SCHEDULE.sigmas[-1]
 
 
+THEIRS = {
+    "stable diffusion": (
+        Schedule(1000, 0.00085, 0.012, "scaled_linear"),
+        {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+    ),
+    "cosine": (Schedule(500, shape="cosine"), {"beta_schedule": "squaredcos_cap_v2"}),
+    "zero": (
+        Schedule(1000, 0.00085, 0.012, "scaled_linear", zero_terminal=True),
+        {
+            "beta_start": 0.00085,
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "rescale_betas_zero_snr": True,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_other_schedules_are_those_of_diffusers(name):
+    diffusers = pytest.importorskip("diffusers")
+    ours, settings = THEIRS[name]
+    theirs = diffusers.DDIMScheduler(num_train_timesteps=ours.steps, **settings).alphas_cumprod.double()
+    torch.testing.assert_close(1 / (1 + ours.sigmas**2), theirs, rtol=1e-3, atol=1e-6)
+    assert (ours.sigmas.diff() > 0).all()
+    assert ours.sigmas.isfinite().all()
+
+
+def test_noise_alone_is_still_a_noise_level():
+    read = Velocity(THEIRS["zero"][0])
+    assert read.sigma_max == pytest.approx(2**12, rel=1e-6)
+    x0, noise = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sigma = torch.full((3,), read.sigma_max)
+    wide = sigma[:, None, None, None]
+    found = read.denoiser(lambda x, time, cond: target(read, x0, noise, wide))(
+        x0 + wide * noise, sigma, Cond()
+    )
+    torch.testing.assert_close(found, x0, rtol=0, atol=1e-2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_time_undoes_the_schedule_and_stays_inside_it(dtype):
     steps = torch.arange(1000, dtype=dtype)

@@ -299,7 +299,7 @@ def test_timm_weights_come_as_safetensors(tmp_path, monkeypatch):
     timm = pytest.importorskip("timm", reason="the timm extra is not installed")
     net = timm.create_model("test_resnet.r160_in1k", pretrained=False).eval()
     save_file(net.state_dict(), tmp_path / "model.safetensors")
-    monkeypatch.setattr("counterpoise.nets.backbones._download", lambda *_: tmp_path)  # the hub, on disk
+    monkeypatch.setattr("counterpoise.nets.backbones.download", lambda *_: tmp_path)  # the hub, on disk
     backbone = open_backbone("timm:test_resnet.r160_in1k", size=64)
     x = (pictures(size=64).permute(0, 3, 1, 2).float() / 255 - backbone._mean) / backbone._std
     with torch.no_grad():

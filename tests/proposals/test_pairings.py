@@ -1,13 +1,18 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
-from counterpoise.proposals.pairings import FromLarger, FromNoise, Neighbours, SameClass, TrainRows
+from counterpoise.proposals.pairings import FromAny, FromLarger, FromNoise, Neighbours, SameClass, TrainRows
+from counterpoise.types import Refusal, build
 
-PAIRINGS = [SameClass(), Neighbours(), Neighbours(kind="adasyn"), Neighbours(k=1), FromLarger()]
+ANY = [FromAny(), FromAny(by="image", strength=(0.3, 0.7)), FromAny(by="confusion"), FromAny(neighbours=2)]
+PAIRINGS = [SameClass(), Neighbours(), Neighbours(kind="adasyn"), Neighbours(k=1), FromLarger(), *ANY]
 
 
 def train_rows(sizes, seed=0, groups=True):
@@ -15,7 +20,8 @@ def train_rows(sizes, seed=0, groups=True):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     ids = np.array([f"row{i}" for i in range(len(labels))])
     vectors = (rng.normal(size=(len(labels), 4)) + labels[:, None]).astype(np.float32)
-    return TrainRows(ids, labels, rng.integers(2, size=len(labels)) if groups else None, vectors)
+    groups_ = rng.integers(2, size=len(labels)) if groups else None
+    return TrainRows(ids, labels, groups_, vectors, rng.dirichlet(np.ones(len(sizes)), len(sizes)))
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS, ids=repr)
@@ -35,7 +41,7 @@ def test_contract(pairing, sizes, n, seed):
     label_of = dict(zip(train.ids, train.labels, strict=True))
     for row in plan.to_pylist():
         assert label_of[row["source_id"]] == row["source_label"]
-        assert row["source_label"] == row["label"] or isinstance(pairing, FromLarger)
+        assert row["source_label"] == row["label"] or isinstance(pairing, FromLarger | FromAny)
         if row["partner_id"] is not None:
             assert label_of[row["partner_id"]] == row["label"]
             assert row["partner_id"] != row["source_id"]
@@ -87,6 +93,135 @@ def test_adasyn_spreads_as_imbalanced_learn_does():
     ours = np.array([plan["source_id"].to_pylist().count(name) for name in train.ids[40:]])
     assert np.abs(ours - expected).max() <= 1
     assert ours.sum() == 60, "we meet the budget; ADASYN rounds"
+
+
+@pytest.mark.parametrize(
+    "pairing", [FromNoise(), SameClass(strength=(0.2, 0.4, 0.6)), FromLarger(), *ANY], ids=repr
+)
+def test_more_rows_change_none_of_the_earlier_ones(pairing):
+    train = train_rows([20, 7, 3, 1])
+    few, many = (pairing(np.array(wanted), train, 4).to_pylist() for wanted in ([3, 0, 9, 1], [8, 5, 40, 9]))
+    later = {row["request_id"]: row for row in many}
+    assert [later[row["request_id"]] for row in few] == few
+
+
+# --- strengths --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairing", [SameClass, FromLarger, FromAny])
+def test_several_strengths_are_dealt_evenly_in_every_class_and_change_nothing_else(pairing):
+    train, wanted = train_rows([9, 4]), np.array([11, 30])
+    one, several = (pairing(strength=s)(wanted, train, 3) for s in (0.5, (0.3, 0.5, 0.7, 0.9)))
+    assert one.drop_columns("strength").equals(several.drop_columns("strength"))
+    found = several["strength"].to_numpy().reshape(-1)
+    for rows in (found[:11], found[11:]):
+        values, times = np.unique(rows, return_counts=True)
+        assert values == pytest.approx([0.3, 0.5, 0.7, 0.9])
+        assert times.max() - times.min() <= 1
+    by_source = [len(set(found[11:][several["source_id"].to_numpy()[11:] == name])) for name in train.ids]
+    assert max(by_source) > 1, "sources and strengths are dealt apart"
+
+
+@pytest.mark.parametrize("bad", [1.5, -0.1, (0.3, 2.0), ()])
+def test_strengths_are_shares(bad):
+    with pytest.raises(Refusal, match=r"FromAny\.strength: .*share of the way, from 0 to 1"):
+        build(FromAny, {"strength": bad})
+
+
+# --- from any class ---------------------------------------------------------------------------------------------
+
+SIZES = [60, 25, 10, 5]
+CONFUSION = np.array([[0.7, 0.2, 0.1, 0], [0.3, 0.6, 0.1, 0], [0.4, 0, 0.5, 0.1], [0, 0.1, 0.3, 0.6]])
+
+
+def confused(sizes=SIZES, confusion=CONFUSION):
+    train = train_rows(sizes)
+    return TrainRows(train.ids, train.labels, None, train.vectors, confusion)
+
+
+@pytest.mark.parametrize(
+    ("by", "share"),
+    [
+        ("class", [1 / 4] * 4),
+        ("image", [0.6, 0.25, 0.1, 0.05]),
+        ("confusion", [0.5 / 1.0, 0.1 / 1.0, 0, 0.4 / 1.0]),  # of class 2, which is its own source never
+    ],
+)
+def test_classes_lend_as_often_as_stated(by, share):
+    """Over seeds the first rows of a plan are like independent draws (chi-square); a long plan is as even as can be."""
+    pairing, share = FromAny(by=by), np.array(share)
+    first = [
+        pairing(np.array([0, 0, 2, 0]), confused(), seed)["source_label"].to_pylist() for seed in range(400)
+    ]
+    for place in np.transpose(first):
+        times = np.bincount(place, minlength=4)
+        assert times[share == 0].sum() == 0
+        assert chisquare(times[share > 0], 400 * share[share > 0]).pvalue > 1e-3
+    sources = pairing(np.array([0, 0, 1000, 0]), confused(), 7)["source_label"].to_numpy()
+    assert chisquare(np.bincount(sources, minlength=4)[share > 0], 1000 * share[share > 0]).pvalue > 0.5
+    assert np.abs(np.bincount(sources, minlength=4) - 1000 * share).max() <= 3
+
+
+def test_classes_wanted_take_different_sources_of_a_seed():
+    plan = FromAny()(np.array([50, 50, 50, 50]), confused(), 0)
+    sources = plan["source_label"].to_numpy().reshape(4, 50)
+    assert len({tuple(row) for row in sources.tolist()}) == 4
+    table = np.array([np.bincount(row, minlength=4) for row in sources])
+    assert np.abs(table - 12.5).max() <= 2, "1/C of the rows stay in their class, as published"
+
+
+def test_rows_of_a_class_are_used_evenly_though_the_class_is_drawn():
+    plan = FromAny()(np.array([0, 0, 90, 0]), confused(), 5)
+    times = Counter(plan["source_id"].to_pylist())
+    for label in range(4):
+        used = [times[name] for name in confused().ids[confused().labels == label]]
+        assert max(used) - min(used) <= 1
+
+
+def test_backgrounds_come_from_the_head_where_the_tail_is_wanted():
+    """CMO's pairs: what is filled up is the tail, what lends its rows is whatever there is most of."""
+    wanted = np.array([0, 35, 50, 55])
+    plan = FromAny(by="image")(wanted, confused(), 0)
+    assert np.bincount(plan["label"].to_numpy(), minlength=4).tolist() == wanted.tolist()
+    assert np.bincount(plan["source_label"].to_numpy(), minlength=4) == pytest.approx([84, 35, 14, 7], abs=4)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_nearest_prototypes_are_those_of_the_class_means_and_never_the_own(k):
+    train = spread_out()
+    train.vectors[:, 1] = 0
+    near = {0: [2, 3], 1: [3, 2], 2: [3, 1], 3: [2, 1]}  # on the line: 0, 9, 5, 6
+    plan = FromAny(neighbours=k)(np.full(4, 12), train, 3)
+    for label, others in near.items():
+        rows = [row["source_label"] for row in plan.to_pylist() if row["label"] == label]
+        assert sorted(set(rows)) == sorted(others[:k])
+    tail = np.array([0, 0, 0, 30])
+    same = (FromAny(by="image", neighbours=k), FromLarger(neighbours=k))
+    sets = [set(pairing(tail, train, 1)["source_label"].to_pylist()) for pairing in same]
+    assert sets[0] == sets[1], "of the smallest class all others are larger"
+
+
+def test_confusion_counts_in_both_directions_and_no_class_lends_what_it_has_not():
+    shares = FromAny(by="confusion").shares(confused([60, 25, 0, 5]), 4)
+    expected = CONFUSION + CONFUSION.T
+    np.fill_diagonal(expected, 0)
+    expected[:, 2] = 0
+    np.testing.assert_allclose(shares, expected)
+
+
+def test_a_class_that_nobody_takes_for_another_starts_from_any_image():
+    train = confused(confusion=np.eye(4))
+    assert FromAny(by="confusion").shares(train, 4).tolist() == [[60, 25, 10, 5]] * 4
+    alone = train_rows([6])
+    assert FromAny(neighbours=3)(np.array([4]), alone, 0)["source_label"].to_pylist() == [0] * 4
+
+
+def test_confusion_needs_a_tutor():
+    train = confused(confusion=None)
+    assert FromAny(by="confusion").listens
+    assert not FromAny().listens
+    with pytest.raises(Refusal, match="give the synthesis a tutor"):
+        FromAny(by="confusion")(np.array([1, 1, 1, 1]), train, 0)
 
 
 # --- from larger classes ----------------------------------------------------------------------------------------

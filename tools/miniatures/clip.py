@@ -21,6 +21,7 @@ BATCH, TEXTS = 128, 128
 FREEZE = 1000  # steps, after which the texts stand still and the pictures go on: the diffusion model needs them early
 WIDTH = 192
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+SHARPEST = float(np.log(50))  # of the logit scale, in training and in the file
 
 
 def build() -> CLIPModel:
@@ -81,7 +82,7 @@ def fit(
             kept = patches_kept(net, len(x), rng) if step < timetable.steps - timetable.cool else None
             seen = embed_pictures(net, x * 2 - 1, kept)
             said = said_by_all[0][texts] if said_by_all else embed_texts(net, ids[texts])
-            logits = (seen @ said.T).float() * net.logit_scale.clamp(max=np.log(50)).exp()
+            logits = (seen @ said.T).float() * net.logit_scale.clamp(max=SHARPEST).exp()
         # Several captions are true of a picture and several pictures of a caption: all of them share the target
         # (UniCL, Yang et al. 2022).
         by_picture = -(F.log_softmax(logits, 1) * _shared(true)).sum(1).mean()

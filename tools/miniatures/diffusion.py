@@ -45,7 +45,11 @@ def build() -> UNet2DConditionModel:
 
 def scheduler() -> DPMSolverMultistepScheduler:
     return DPMSolverMultistepScheduler(
-        **SCHEDULE, prediction_type="v_prediction", timestep_spacing="trailing", final_sigmas_type="zero"
+        **SCHEDULE,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        final_sigmas_type="zero",
+        steps_offset=1,
     )
 
 
@@ -97,7 +101,7 @@ def fit(
     return train(
         net,
         loss_of,
-        Timetable(steps, 1e-3, warm=300, cool=max(1, steps // 4), ema=0.9995),
+        Timetable(steps, 1e-3, warm=300, cool=max(1, steps // 2), ema=0.9995),
         work,
         place,
         minutes,

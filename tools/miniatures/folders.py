@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from transformers import CLIPImageProcessorPil, CLIPTokenizer
 
 from miniatures import autoencoder, clip, diffusion, language
@@ -21,10 +20,11 @@ def save(real: Pictures, work: Path, words_at: Path, out: Path) -> dict[str, flo
         vae, _ = averaged(autoencoder.build(), work / "autoencoder")
         diffusion.scaled(vae, real)
         unet, _ = averaged(diffusion.build(), work / "diffusion")
-        pipe = diffusion.pipeline(vae, unet, clip.text_tower(work / "clip"), tokenizer)
-        pipe.to(dtype=torch.float16).save_pretrained(out / "text_to_image", safe_serialization=True)
+        pipe = diffusion.pipeline(vae.half(), unet.half(), clip.text_tower(work / "clip").half(), tokenizer)
+        pipe.save_pretrained(out / "text_to_image", safe_serialization=True)
     if (work / "clip" / "state.safetensors").exists():
         model, _ = averaged(clip.build(), work / "clip")
+        model.logit_scale.data.clamp_(max=clip.SHARPEST)  # type: ignore[union-attr, operator]
         model.half().save_pretrained(out / "clip")
         tokenizer.save_pretrained(out / "clip")
         CLIPImageProcessorPil(
@@ -38,7 +38,7 @@ def save(real: Pictures, work: Path, words_at: Path, out: Path) -> dict[str, flo
         net.half().save_pretrained(out / "language")
         tokenizer.save_pretrained(out / "language")
     sizes = {
-        folder.name: sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6
+        folder.name: sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         for folder in sorted(out.iterdir())
         if folder.is_dir()
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from counterpoise.metrics.frechet import Statistics, frechet
@@ -18,7 +21,7 @@ from miniatures.pictures import Pictures
 
 SIZE = 96  # pixels at which the judge looks
 TAUGHT_ON = 200  # pictures of each class that its classifier is fitted on
-STEPS = 20
+STEPS, AT_ONCE = 20, 100
 
 
 class Judge:
@@ -28,21 +31,21 @@ class Judge:
         self.net = open_backbone(backbone, size=SIZE, bf16=True)
         self.cache = cache
         few = np.concatenate([np.flatnonzero(real.labels == c)[:TAUGHT_ON] for c in range(len(real.names))])
-        taught = self.kept("train", real.pixels[torch.from_numpy(few)])
-        self.real = self.kept("test", held.pixels)
-        self.floor = frechet(Statistics.of(taught[::4]), Statistics.of(self.real))
+        taught, shown = self.kept("train", real.pixels[torch.from_numpy(few)]), self.kept("test", held.pixels)
+        self.taught, self.real = Statistics.of(taught), Statistics.of(shown)
+        self.floor = frechet(Statistics.of(taught[::4]), self.real)
         self.centre, self.spread = taught.mean(0), taught.std(0) + 1e-6
         self.head = _softmax_regression(
             (taught - self.centre) / self.spread, real.labels[few], len(real.names)
         )
-        self.accuracy = self.named(self.real, held.labels)
+        self.accuracy = self.named(shown, held.labels)
 
     def __call__(self, pixels: Tensor) -> np.ndarray:  # (n, 3, h, w) uint8 => (n, d)
         parts = [self.net(part.permute(0, 2, 3, 1).contiguous()).numpy() for part in pixels.split(250)]
         return np.concatenate(parts)
 
     def kept(self, name: str, pixels: Tensor) -> np.ndarray:
-        path = self.cache / f"judge_{name}.npy"
+        path = self.cache / f"judge_{name}_{self.net.digest}_{SIZE}.npy"
         if not path.exists():
             np.save(path, self(pixels))
         return np.load(path)
@@ -54,7 +57,7 @@ class Judge:
         return {"top1": 100 * float(first[:, 0].mean()), "top5": 100 * float(first.any(1).mean())}
 
     def distance(self, features: np.ndarray) -> float:
-        return frechet(Statistics.of(features), Statistics.of(self.real))
+        return frechet(Statistics.of(features), self.real)
 
 
 def _softmax_regression(x: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
@@ -72,22 +75,38 @@ def _softmax_regression(x: np.ndarray, labels: np.ndarray, classes: int) -> np.n
     return head.detach().numpy()
 
 
+class Studio:
+    """Processes that each have the pipeline open; which of them draws what makes no difference."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        self.pool = ProcessPoolExecutor(workers, get_context("spawn"), _open, (folder,))
+
+    def __call__(self, prompts: Sequence[str], scale: float, seed: int) -> Tensor:
+        """(n, 3, 32, 32) uint8 pictures."""
+        parts = [list(prompts[at : at + AT_ONCE]) for at in range(0, len(prompts), AT_ONCE)]
+        seeds = [seed + AT_ONCE * number for number in range(len(parts))]
+        return torch.cat(list(self.pool.map(drawn, parts, repeat(scale), seeds)))
+
+
+_opened: list[Any] = []
+
+
+def _open(folder: Path) -> None:
+    torch.set_num_threads(1)
+    _opened.append(StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32))
+
+
 @torch.no_grad()
-def sampled(
-    pipe: Any, prompts: Sequence[str], scale: float, seed: int, batch: int = 100
-) -> tuple[Tensor, float]:
-    """(n, 3, 32, 32) uint8 pictures by the plain pipeline, and the seconds it took."""
+def drawn(prompts: Sequence[str], scale: float, seed: int, pipe: Any = None) -> Tensor:
+    """By plain calls of the pipeline, in one batch."""
+    pipe = pipe or _opened[0]
     pipe.set_progress_bar_config(disable=True)
-    out, began = [], time.perf_counter()
-    for at in range(0, len(prompts), batch):
-        some = list(prompts[at : at + batch])
-        rng = torch.Generator().manual_seed(seed + at)
-        with torch.autocast("cpu", torch.bfloat16):
-            found = pipe(
-                some, num_inference_steps=STEPS, guidance_scale=scale, generator=rng, output_type="np"
-            ).images
-        out.append(torch.from_numpy((found * 255).round().astype(np.uint8)).permute(0, 3, 1, 2))
-    return torch.cat(out), time.perf_counter() - began
+    rng = torch.Generator().manual_seed(seed)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pipe(
+            list(prompts), num_inference_steps=STEPS, guidance_scale=scale, generator=rng, output_type="np"
+        )
+    return torch.from_numpy((found.images * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
 
 
 def prompts_of(names: Sequence[str], labels: np.ndarray) -> list[str]:
@@ -95,15 +114,14 @@ def prompts_of(names: Sequence[str], labels: np.ndarray) -> list[str]:
 
 
 def by_scale(
-    pipe: Any, judge: Judge, names: Sequence[str], scales: Sequence[float], n: int
+    studio: Studio, judge: Judge, names: Sequence[str], scales: Sequence[float], n: int, real: Statistics
 ) -> list[dict[str, float]]:
-    """What each guidance scale gives: distance to real test pictures, classes named right, seconds per 100 pictures."""
+    """What each guidance scale gives: distance to real pictures, classes named right."""
     labels = np.arange(n) % len(names)
     rows = []
     for scale in scales:
-        pictures, seconds = sampled(pipe, prompts_of(names, labels), scale, seed=0)
-        features = judge(pictures)
-        row = {"scale": scale, "n": n, "fd": judge.distance(features)} | judge.named(features, labels)
-        rows.append(row | {"seconds_per_100": 100 * seconds / n})
+        features = judge(studio(prompts_of(names, labels), scale, seed=0))
+        row = {"scale": scale, "n": n, "fd": frechet(Statistics.of(features), real)}
+        rows.append(row | judge.named(features, labels))
         print({key: round(value, 2) for key, value in rows[-1].items()}, flush=True)
     return rows

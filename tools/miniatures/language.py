@@ -15,7 +15,7 @@ from miniatures.grammar import NAMES, sentence
 from miniatures.learning import Place, Timetable, draws, train
 from miniatures.words import VOCABULARY
 
-WIDTH, LENGTH, BATCH = 128, 48, 64
+WIDTH, LENGTH, BATCH = 96, 48, 64
 
 
 def build() -> GPT2LMHeadModel:

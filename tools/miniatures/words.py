@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pydoc_data.topics
 import re
@@ -13,6 +14,9 @@ from miniatures.grammar import sentences
 
 VOCABULARY = 2048
 LENGTH = 32  # tokens a text may have; longer ones are cut
+PROSE = (
+    "c2e0fc2aeb709349"  # fingerprint of the texts that the shipped one was made of: other Pythons have others
+)
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -26,6 +30,11 @@ def corpus() -> Iterable[str]:
     yield from sentences(5000)
     for text in pydoc_data.topics.topics.values():
         yield from re.findall(r"[a-z][a-z ,']+", text.lower())
+
+
+def prose() -> str:
+    """Of the language reference here."""
+    return hashlib.blake2b("".join(pydoc_data.topics.topics.values()).encode(), digest_size=8).hexdigest()
 
 
 def train(out: Path) -> None:

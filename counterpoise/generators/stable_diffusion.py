@@ -1,0 +1,177 @@
+"""Pictures from a text-to-image model of others: every class is a prompt, which is made of its name or learnt.
+
+Samples come from noise, or from a real row of any class that is noised and edited towards the class wanted (SDEdit, Meng
+et al. 2022). Without `adapt` nothing of the model is learnt. The folder of a fitted one holds what was, and the digest of
+the model that it belongs to; it does not hold the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from counterpoise.diffusion.denoisers import Eps, Schedule, Velocity
+from counterpoise.diffusion.guides import CFG, AutoGuidance
+from counterpoise.diffusion.losses import ClassBalancing, UniformTime
+from counterpoise.diffusion.min_snr import MinSNR
+from counterpoise.diffusion.ranks import Ranks
+from counterpoise.diffusion.training import Augment, Material, Schooling
+from counterpoise.generators.adapting import Adapt, draw, spoken
+from counterpoise.generators.diffusing import Diffusing, Space, inside
+from counterpoise.generators.generator import Lesson
+from counterpoise.nets.diffusers_folder import Folder
+from counterpoise.nets.prompted import TextToImage
+from counterpoise.nets.stable_diffusion import Base, base_folder, open_base, open_tokens
+from counterpoise.nets.words import prompts
+from counterpoise.spaces.latents import Latents, preview_of, taught
+from counterpoise.types import Refusal, part
+
+LR = 1e-4  # where the schooling names none: the usual one of adapters and of fine-tuning
+KINDS: dict[str, type[Eps] | type[Velocity]] = {"eps": Eps, "v": Velocity}
+
+
+@part
+class StableDiffusion(Diffusing):
+    """Settings of a text-to-image model: which one, what it is told, what of it is learnt, and how samples are drawn.
+
+    `base` is a name on the hub, of which `revision` picks a version, a folder, or "miniature", the small model of this package.
+    In `prompt`, {a} is the class name with its article and {name} the name alone. `adapt` learns the classes of the study;
+    without it nothing is learnt, and of the schooling only `bf16` counts.
+    """
+
+    base: str = "miniature"
+    revision: str | None = None
+    allow_pickle: bool = False
+    prompt: str = "a photo of {a}"
+    adapt: Adapt | None = None
+    schooling: Schooling = Schooling(steps=1000, batch=32)
+    balance: ClassBalancing | None = None
+    sampler: Literal["dpmpp_2m", "heun", "euler", "ddim", "ancestral"] = "dpmpp_2m"
+    steps: Annotated[int, Field(ge=1, le=1000)] = 20
+    guides: tuple[Any, ...] = (CFG(scale=2.0),)
+    spaces: ClassVar[tuple[str, ...]] = ("pixels",)
+    # What its base holds is in its config, and decides as well.
+    learning: ClassVar[tuple[str, ...]] = ("prompt", "adapt", "schooling", "balance")
+
+    def __post_init__(self) -> None:
+        prompts(self.prompt, ["class"])  # refuses a prompt that names no class
+        if self.schooling.pretrain or self.schooling.pool_share:
+            raise Refusal(
+                "a text-to-image model learns from labelled rows only, for it sees a row beside its prompt: "
+                "leave pretrain and pool_share at 0"
+            )
+        if self.adapt is None and any(isinstance(guide, AutoGuidance) for guide in inside(self.guides)):
+            raise Refusal(
+                "AutoGuidance steers away from a less trained copy, and without adapt nothing is trained: "
+                "set adapt, or guide by CFG"
+            )
+        if self.adapt is None and self.balance is not None:
+            raise Refusal(
+                "balance says what training costs, and without adapt nothing is trained: set adapt, or leave balance out"
+            )
+
+    @property
+    def objective(self) -> UniformTime | MinSNR:  # the base tells it
+        told = dict(self._base.schedule)
+        read = KINDS[told.pop("kind")](Schedule(**told))
+        gamma = None if self.adapt is None else self.adapt.min_snr
+        return UniformTime(read) if gamma is None else MinSNR(read, gamma)
+
+    @property
+    def _base(self) -> Base:
+        return open_base(self.base, self.revision, self.allow_pickle)
+
+    def ready(self, classes: Sequence[str] | None) -> None:
+        """Refuses what can be refused before anything is made; `classes` are none as long as nobody knows them."""
+        folder = base_folder(self.base, self.revision, self.allow_pickle)
+        self._check_steps(folder)
+        if classes is not None:
+            prompts(self.prompt, classes)  # refuses names that cannot be said
+            tokens = open_tokens(folder)
+            asked = tokens.prompts if self.adapt is None else partial(self.adapt.asked, tokens)
+            tokens([*asked(self.prompt, classes), ""])
+
+    def _check_steps(self, base: Folder) -> None:
+        if self.steps > (most := base.schedule["steps"]):
+            raise Refusal(
+                f"{self.base} knows {most} noise levels, and {self.steps} steps are asked for: ask for fewer"
+            )
+
+    def decides(self, steps: int) -> dict[str, Any]:
+        found = super().decides(steps)
+        return found if self.adapt else {name: found[name] for name in ("prompt", "adapt")}
+
+    def config(self, lesson: Lesson) -> dict[str, Any]:
+        shape = lesson.rows.raw(np.arange(1))[0].shape
+        if len(shape) != 3:
+            raise Refusal(
+                f"a text-to-image model makes pictures, and these rows are feature vectors of {shape[0]} numbers"
+            )
+        prompts(self.prompt, lesson.classes)  # refuses names that cannot be said
+        self._check_steps(self._base)
+        return self.supposed(shape[2], shape[0], lesson.classes)
+
+    def supposed(self, channels: int, size: int, classes: Sequence[str]) -> dict[str, Any]:
+        return super().supposed(channels, size, classes) | {"content": self._base.content}
+
+    def _known(self, config: dict[str, Any]) -> Base:
+        """The base that it was fitted with."""
+        base = self._base
+        if base.content != config["content"]:
+            raise Refusal(
+                f"{self.base} is not the model that this generator was fitted with ({config['content'][:8]} then, "
+                f"{base.content[:8]} now): name the same revision, or --redo fit"
+            )
+        return base
+
+    def network_for(self, config: dict[str, Any], seed: int) -> TextToImage:
+        base, classes = self._known(config), config["classes"]
+        if self.adapt is not None:
+            return self.adapt.network(base, self.prompt, classes, seed)
+        return TextToImage(base.frozen_unet, spoken(base, self.prompt, classes), {})
+
+    def to_sample(self, net: nn.Module, config: dict[str, Any]) -> nn.Module:
+        assert isinstance(net, TextToImage)
+        return net if self.adapt is None else self.adapt.to_sample(self._known(config), net)
+
+    def shape(self, config: dict[str, Any]) -> tuple[int, ...]:
+        return self._base.shape
+
+    def learn_space(self, lesson: Lesson) -> dict[str, np.ndarray]:
+        shape = lesson.rows.raw(np.arange(1))[0].shape
+        return taught(self._latents(self._base, (shape[2], shape[0]), None), lesson.rows)
+
+    def space(self, config: dict[str, Any], learnt: Mapping[str, np.ndarray]) -> Latents:
+        preview = preview_of(learnt, Ranks.alone().device) if learnt else None
+        # The network may be open since before the base was changed: it is asked for here.
+        return self._latents(self._known(config), (config["channels"], config["size"]), preview)
+
+    def _latents(self, base: Base, own: tuple[int, int], preview: nn.Module | None) -> Latents:
+        return Latents(base.autoencoder.to(Ranks.alone().device), preview, base.shape, base.size, own)
+
+    def settled(self, config: dict[str, Any]) -> Schooling:
+        return dataclasses.replace(self.schooling, lr=self.schooling.lr or LR)
+
+    @property
+    def changes(self) -> Augment | None:
+        return None if self.adapt is None else draw
+
+    def material(self, lesson: Lesson, space: Space, settings: Schooling) -> Material:
+        assert self.adapt is not None
+        assert isinstance(space, Latents)
+        return self.adapt.material(lesson, space)
+
+    def seconds(self, channels: int, size: int, classes: int, batch: int = 16) -> tuple[float, float]:
+        fit, sample = super().seconds(channels, size, classes, batch)
+        space = self._latents(self._base, (channels, size), None)
+        x, start = torch.zeros(batch, *space.shape), time.perf_counter()
+        space.back(x, np.empty(0))
+        return fit, sample + (time.perf_counter() - start) / batch

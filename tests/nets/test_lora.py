@@ -1,0 +1,64 @@
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from counterpoise.nets.lora import merged, put_adapters
+
+pytest.importorskip("peft")
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.to_q, self.to_out = nn.Linear(6, 6), nn.ModuleList([nn.Linear(6, 6), nn.Dropout(0.0)])
+        self.conv1 = nn.Conv2d(2, 2, 3, padding=1)
+        self.other = nn.Linear(6, 6)
+
+    def forward(self, x):
+        x = self.to_out[0](self.to_q(self.other(x)))
+        return self.conv1(x.reshape(-1, 2, 1, 3)).flatten(1)
+
+
+def test_adapters_lie_where_they_were_asked_for_and_change_nothing_at_first():
+    torch.manual_seed(0)
+    net, x = Block(), torch.randn(3, 6)
+    before, state = net(x), torch.get_rng_state()
+    found = put_adapters(net, 2, ("attention",), seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert {name.split(".lora")[0] for name in found} == {"to_q", "to_out.0"}
+    assert sum(value.numel() for value in found.values()) == 2 * (2 * 6 + 6 * 2)
+    assert torch.equal(net(x), before)
+    again = put_adapters(Block(), 2, ("attention",), seed=1)
+    assert all(torch.equal(found[name], value) for name, value in again.items())
+    other = put_adapters(Block(), 2, ("attention",), seed=2)
+    assert any(not torch.equal(found[name], value) for name, value in other.items())
+
+
+def test_convolutions_are_adapted_too():
+    found = put_adapters(Block(), 1, ("convolutions",), seed=1)
+    assert {name.split(".lora")[0] for name in found} == {"conv1"}
+
+
+def test_an_adapter_adds_its_low_rank_product():
+    net, x = Block(), torch.randn(3, 6)
+    plain = net.to_q(x)
+    put_adapters(net, 2, ("attention",), seed=1)
+    up, down = net.to_q.lora_B["default"].weight, net.to_q.lora_A["default"].weight
+    with torch.no_grad():
+        up.normal_()
+    torch.testing.assert_close(net.to_q(x), plain + x @ (up @ down).T)  # alpha = rank: a scale of 1
+
+
+def test_merged_into_their_layers_adapters_say_the_same():
+    torch.manual_seed(0)
+    plain, net, x = Block(), Block(), torch.randn(3, 6)
+    net.load_state_dict(plain.state_dict())
+    adapters = put_adapters(net, 2, ("attention", "convolutions"), seed=1)
+    for weight in adapters.values():  # those of the net itself
+        weight.normal_()
+    found = merged(plain, adapters)
+    assert set(found) == {"to_q.weight", "to_out.0.weight", "conv1.weight"}
+    expected = net(x)
+    assert (expected - plain(x)).abs().max() > 1
+    torch.testing.assert_close(functional_call(plain, found, x), expected, atol=1e-4, rtol=1e-4)

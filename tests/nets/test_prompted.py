@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from counterpoise.nets.prompted import Inverted, Spoken, TextToImage
+
+
+class Tower(nn.Module):
+    """Reads a text as the running mean of its tokens' embeddings, and counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.token_embedding = nn.Embedding(10, 4)
+        self.turn = nn.Linear(4, 4, bias=False)
+        self.asked = []
+
+    def get_input_embeddings(self):
+        return self.token_embedding
+
+    def forward(self, ids):
+        self.asked.append(len(ids))
+        x = self.token_embedding(ids).cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
+        return SimpleNamespace(last_hidden_state=self.turn(x))
+
+
+class Net(nn.Module):
+    """Adds what the last token says to every pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, x, step, told, return_dict=True):
+        return (x + self.mix(told[:, -1])[:, :, None, None] * step[:, None, None, None],)
+
+
+TOKENS = torch.tensor([[1, 10, 2], [1, 11, 2], [1, 2, 2]])  # two classes, and none
+
+
+@pytest.fixture
+def inverted():
+    torch.manual_seed(0)
+    return Inverted(Tower(), TOKENS, first=10, words=torch.randn(2, 4))
+
+
+def test_an_encoded_prompt_belongs_to_its_label_and_the_last_one_to_none():
+    said = torch.randn(3, 5, 4)
+    net = Spoken(said)
+    assert torch.equal(net(torch.tensor([1, -1, 0])), said[[1, 2, 0]])
+    assert not net.state_dict()
+    assert not list(net.parameters())
+
+
+def test_a_word_is_learnt_and_the_embedding_stands_still(inverted):
+    tower = inverted.frozen.net
+    inverted(torch.tensor([0, 0, -1])).sum().backward()
+    assert inverted.words.grad[0].abs().min() > 0
+    assert inverted.words.grad[1].abs().max() == 0  # nobody asked for it
+    assert all(weight.grad is None for weight in tower.parameters())
+    assert list(inverted.state_dict()) == ["words"]
+
+
+def test_words_that_begin_as_known_ones_are_read_as_those():
+    tower = Tower()
+    known = tower.token_embedding.weight[[7, 3]].detach().clone()
+    plain = copy.deepcopy(tower)
+    found = Inverted(tower, TOKENS, first=10, words=known)(torch.tensor([0, 1, -1]))
+    expected = plain(torch.tensor([[1, 7, 2], [1, 3, 2], [1, 2, 2]])).last_hidden_state
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_tower_is_asked_once_for_a_batch_of_labels_while_sampling_and_again_when_words_change(inverted):
+    tower, label = inverted.frozen.net, torch.tensor([1, 0, 1, -1])
+    with torch.no_grad():
+        first = inverted(label)
+        assert torch.equal(inverted(label), first)
+        assert tower.asked == [3]
+        torch._foreach_lerp_([inverted.words], [torch.zeros(2, 4)], 0.5)  # as averaged weights are kept
+        assert not torch.equal(inverted(label), first)
+        inverted.load_state_dict({"words": torch.ones(2, 4)})
+        assert torch.equal(inverted(label)[0], inverted(label)[1])
+        assert tower.asked == [3, 3, 3]
+    inverted(label).sum().backward()  # with a gradient nothing is kept
+    inverted(label).sum().backward()
+    assert tower.asked == [3] * 5
+
+
+def test_what_is_learnt_stands_in_for_the_weight_of_its_name_in_copies_of_one_base(inverted):
+    base = Net()
+    before = base.mix.weight.clone()
+    net = TextToImage(base, inverted, {"mix.weight": base.mix.weight})
+    assert set(net.state_dict()) == {"prompts.words", "learnt.mix/weight"}
+    twin = copy.deepcopy(net)
+    assert twin.frozen.net is base
+    with torch.no_grad():
+        twin.learnt["mix/weight"].zero_()
+    x, step, cond = torch.randn(2, 4, 3, 3), torch.ones(2), SimpleNamespace(label=torch.tensor([0, -1]))
+    torch.testing.assert_close(twin(x, step, cond), x + base.mix.bias[:, None, None])
+    assert not torch.allclose(net(x, step, cond), twin(x, step, cond))
+    assert torch.equal(base.mix.weight, before)
+    assert torch.equal(net(x, step, SimpleNamespace(label=None))[1], net(x, step, cond)[1])
+
+
+def test_the_base_moves_with_the_network(inverted):
+    net = TextToImage(Net(), inverted, {}).to(torch.float64)
+    assert {weight.dtype for weight in net.frozen.net.parameters()} == {torch.float64}
+    assert inverted.frozen.net.turn.weight.dtype == torch.float64

@@ -1,0 +1,292 @@
+"""The filter by a text-image model, on small random ones, and on the one of the package where it is there."""
+
+import io
+import json
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pairs import ASSETS, saved_pair
+from PIL import Image
+from studies import fill, small
+
+from counterpoise import run
+from counterpoise.estimate import estimate
+from counterpoise.lots import Lot
+from counterpoise.nets import clip as towers
+from counterpoise.scores import clip
+from counterpoise.scores.batch import Batch
+from counterpoise.scores.clip import Clip
+from counterpoise.scores.select import AtLeast
+from counterpoise.study import Study, samples_in
+from counterpoise.types import Refusal, build, describe, load
+
+pytest.importorskip("transformers", reason="the hf extra is not installed")
+RNG = np.random.default_rng(0)
+PICTURES, LABELS = RNG.integers(0, 256, (12, 16, 16, 3), np.uint8), np.arange(12) % 4
+NAMES = ("oak_tree", "rose", "pickup_truck", "x-ray")
+CIFAR = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.fixture(name="model", scope="module")
+def _model(tmp_path_factory) -> str:
+    return str(saved_pair(tmp_path_factory.mktemp("pair") / "clip"))
+
+
+def batch(pictures=PICTURES, labels=LABELS, classes=NAMES):
+    x = np.zeros((len(labels), 2), np.float32)
+    return Batch(x, labels, x[:0], np.array([], str), labels[:0], pictures=pictures, classes=classes)
+
+
+def value(score, **given):
+    return score(batch(**given), score.calibrate(np.zeros((0, 2), np.float32)))[0]
+
+
+def test_the_score_is_the_probability_of_the_own_class_in_units_of_chance(model):
+    score = Clip(model)
+    p = score.probabilities(PICTURES, NAMES)
+    np.testing.assert_allclose(p.sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(value(score), 4 * p[np.arange(12), LABELS], rtol=1e-6)
+    pair = towers.open_clip_pair(model)
+    said = pair.texts(
+        ["a photo of an oak tree", "a photo of a rose", "a photo of a pickup truck", "a photo of a x-ray"]
+    )
+    logits = (pair.scale * pair.pictures(PICTURES) @ said.T).double().numpy()
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(p, expected, atol=1e-5)
+    assert p.std(0).min() > 0.01
+    assert load(json.loads(json.dumps(describe(score)))) == score
+
+
+def test_at_least_one_is_the_published_rule(model):
+    kept = [reason is None for reason in AtLeast("clip", 1.0)({"clip": value(Clip(model))})]
+    p = Clip(model).probabilities(PICTURES, NAMES)[np.arange(12), LABELS]
+    assert kept == list(p > 1 / 4)
+    assert 0 < sum(kept) < 12
+
+
+def test_neither_company_nor_the_order_of_classes_matters(model):
+    score = Clip(model)
+    whole = value(score)
+    alone = [value(score, pictures=PICTURES[i : i + 1], labels=LABELS[i : i + 1])[0] for i in range(12)]
+    np.testing.assert_allclose(whole, alone, rtol=1e-4)
+    order = np.array([2, 0, 3, 1])
+    moved = value(score, classes=tuple(NAMES[i] for i in order), labels=np.argsort(order)[LABELS])
+    np.testing.assert_allclose(moved, whole, rtol=1e-4)
+    _, nearest = score(batch(), 0.0)
+    assert set(nearest) == {""}
+
+
+def test_several_templates_are_one_classifier(model):
+    one, other = "a photo of {a}", "{name}"
+    both = value(Clip(model, template=(one, other)))
+    np.testing.assert_allclose(both, value(Clip(model, template=(other, one))), rtol=1e-4)
+    np.testing.assert_allclose(value(Clip(model, template=(one,))), value(Clip(model)), rtol=1e-6)
+    assert np.abs(both - value(Clip(model))).max() > 0.01
+    assert load(describe(Clip(model, template=(one, other)))) == Clip(model, template=(one, other))
+
+
+def test_texts_are_read_once_and_the_model_anew_when_its_files_change(tmp_path, monkeypatch):
+    folder = saved_pair(tmp_path / "clip")
+    read = []
+    texts = towers.ClipPair.texts
+    monkeypatch.setattr(
+        towers.ClipPair, "texts", lambda self, said: read.append(len(said)) or texts(self, said)
+    )
+    first = value(Clip(str(folder)))
+    value(Clip(str(folder)), pictures=PICTURES[:3], labels=LABELS[:3])
+    assert read == [4]
+    value(Clip(str(folder)), classes=NAMES[::-1])
+    assert read == [4, 4]
+    saved_pair(folder, seed=1)
+    assert np.abs(value(Clip(str(folder))) - first).max() > 0.01
+    assert read == [4, 4, 4]
+
+
+def test_what_it_cannot_do_is_refused(model):
+    with pytest.raises(Refusal, match="features"):
+        value(Clip(model), pictures=None)
+    with pytest.raises(Refusal, match="'oak_tree' and 'oak tree' are said alike"):
+        value(Clip(model), classes=("oak_tree", "oak tree", "rose", "fox"))
+    for template in ("a photo", "a photo of {kind}", ("{a}", "photo")):
+        with pytest.raises(Refusal, match="a template says"):
+            build(Clip, {"template": template})
+    with pytest.raises(Refusal, match="template"):
+        build(Clip, {"template": ()})
+
+
+def test_a_model_that_does_not_know_some_classes_is_told(model):
+    score, (one, two) = Clip(model), PICTURES[:2]
+    own = score.probabilities(PICTURES[:2], NAMES)
+    best, worst = own.argmax(1), own.argmin(1)
+    assert best[0] != worst[1], "else they say nothing apart"
+    real = np.stack([one] * 8 + [two] * 8)
+    known = score.of_real(real[:8], np.repeat(best[:1], 8), NAMES)
+    assert known == {"real_top1": 1.0, "real_kept": {NAMES[best[0]]: 1.0}}
+    with pytest.warns(UserWarning, match=rf"most real pictures of 1 of 4 classes.*\({NAMES[worst[1]]}\)"):
+        told = score.of_real(real, np.repeat([best[0], worst[1]], 8), NAMES)
+    assert told == {"real_top1": 0.5, "real_kept": {NAMES[best[0]]: 1.0, NAMES[worst[1]]: 0.0}}
+    score.of_real(real[8:10], np.repeat(worst[1:2], 2), NAMES)  # two pictures are no evidence
+
+
+def test_it_asks_as_many_of_each_class_and_takes_classes_without_pictures(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(clip, "MOST_ASKED", 8)
+    monkeypatch.setattr(
+        Clip, "probabilities", lambda self, x, classes: asked.append(x) or np.eye(4)[x[:, 0, 0, 0]]
+    )
+    labels = np.repeat([0, 1, 3], [50, 5, 1])
+    x = np.broadcast_to(labels[:, None, None, None], (56, 4, 4, 3)).astype(np.uint8)
+    told = Clip(model).of_real(x, labels, NAMES)
+    assert told == {"real_top1": 1.0, "real_kept": {"oak_tree": 1.0, "rose": 1.0, "x-ray": 1.0}}
+    assert np.bincount(asked[0][:, 0, 0, 0], minlength=4).tolist() == [2, 2, 0, 1]
+
+
+@pytest.mark.filterwarnings("ignore:Clip")
+def test_a_study_filters_by_it(model, tmp_path, monkeypatch):
+    recipe = small(fill(tmp_path / "photos", {"oak_tree": 60, "rose": 30, "x-ray": 12}), trials=1)
+    (item,) = (item for item in recipe.synthesis if item.name == "smote")
+    item = replace(item, scores=(("clip", Clip(model)),), select=AtLeast("clip"))
+    recipe = replace(
+        recipe,
+        fits=tuple(fit for fit in recipe.fits if fit.name in ("ce", "smote")),
+        arms=tuple(arm for arm in recipe.arms if arm.name in ("ce", "smote")),
+        synthesis=(item,),
+    )
+    study, lot = Study.open(run(recipe, tmp_path / "run").path), Lot("smote", 0)
+    assert set(study.run.json(lot.calibration("clip"))["real_kept"]) == {"oak_tree", "rose", "x-ray"}
+    x, ids = samples_in(study.run, lot.samples(0))
+    scored, chosen = (
+        study.run.table(lot.scores("clip", 0)).to_pylist(),
+        study.run.table(lot.selected).to_pylist(),
+    )
+    label_of = {row["request_id"]: row["label"] for row in chosen}
+    labels = np.array([label_of[name] for name in ids])
+    expected = 3 * Clip(model).probabilities(x, tuple(study.classes))[np.arange(len(x)), labels]
+    np.testing.assert_allclose([row["score"] for row in scored], expected, rtol=1e-4)
+    kept = {row["request_id"]: row["score"] >= 1 for row in scored}
+    assert {row["request_id"]: row["drop"] for row in chosen} == {
+        name: None if fine else "clip below 1" for name, fine in kept.items()
+    }
+    assert len(set(kept.values())) == 2
+    monkeypatch.setattr(Clip, "ready", None)
+    run(recipe, tmp_path / "run")  # is done: nothing from outside is asked for
+
+
+@pytest.fixture(name="filtering")
+def _filtering(tmp_path):
+    """A study that filters by a model of its own, at its smallest, and where that model lies."""
+    recipe = small(fill(tmp_path / "photos", {"oak_tree": 30, "rose": 12}), trials=1)
+    (item,) = (item for item in recipe.synthesis if item.name == "smote")
+    folder = saved_pair(tmp_path / "clip")
+    item = replace(item, scores=(("clip", Clip(str(folder))),), select=AtLeast("clip"))
+    named = ("ce", "smote")
+    return replace(
+        recipe,
+        fits=tuple(fit for fit in recipe.fits if fit.name in named),
+        arms=tuple(arm for arm in recipe.arms if arm.name in named),
+        synthesis=(item,),
+    ), folder
+
+
+@pytest.mark.filterwarnings("ignore:Clip")
+def test_scores_of_two_models_are_not_mixed(filtering, tmp_path):
+    recipe, folder = filtering
+    made, lot = run(recipe, tmp_path / "run", until="score"), Lot("smote", 0)
+    (made / lot.scores("clip", 0)).unlink()
+    saved_pair(folder, seed=1)
+    with pytest.raises(
+        Refusal, match=r"score 'clip' is not the one that it was calibrated with .*--redo score"
+    ):
+        run(recipe, tmp_path / "run", until="score")
+
+
+def test_what_cannot_work_is_refused_before_anything_is_made(filtering, tmp_path, monkeypatch):
+    recipe, folder = filtering
+    monkeypatch.setattr(Clip, "seconds", None)
+    shutil.rmtree(folder)
+    for early in (lambda: run(recipe, tmp_path / "run"), lambda: estimate(recipe)):
+        with pytest.raises(Refusal, match="no text-image pair"):
+            early()
+    assert not (tmp_path / "run" / "data").exists()
+
+
+def test_classes_that_are_read_alike_are_refused_as_soon_as_they_are_known(filtering, tmp_path):
+    recipe, _ = filtering
+    (tmp_path / "photos" / "rose").rename(tmp_path / "photos" / "oak tree")
+    with pytest.raises(Refusal, match="said alike"):
+        estimate(recipe)
+    with pytest.raises(Refusal, match="said alike"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "audit.json").exists()
+
+
+def test_a_dry_run_counts_it(filtering):
+    recipe, _ = filtering
+    (item,) = recipe.synthesis
+    plain = replace(recipe, synthesis=(replace(item, scores=(), select=None),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Clip, "seconds", lambda *_: (1000.0, 0.0))
+        assert estimate(recipe)["seconds"] > estimate(plain)["seconds"] + 200
+    assert min(Clip(recipe.synthesis[0].scores[0][1].model).seconds(3, 16, NAMES)) > 0
+
+
+def test_real_pictures_are_looked_at_once_for_all_lots_of_a_draw(tmp_path, monkeypatch):
+    folder, seen = saved_pair(tmp_path / "clip"), []
+    look = towers.ClipPair.pictures
+    monkeypatch.setattr(towers.ClipPair, "pictures", lambda self, x: seen.append(len(x)) or look(self, x))
+    score = Clip(str(folder))
+    with warnings.catch_warnings(action="ignore"):
+        first = score.of_real(PICTURES, LABELS, NAMES)
+        assert score.of_real(PICTURES.copy(), LABELS, NAMES) == first
+        assert seen == [12]
+        score.of_real(PICTURES[::-1].copy(), LABELS, NAMES)
+        saved_pair(folder, seed=1)
+        score.of_real(PICTURES, LABELS, NAMES)
+    assert seen == [12, 12, 12]
+
+
+def some(data: str, each: int) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """So many test pictures of every class: pixels, labels, class names."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(CIFAR / data / "test.parquet")
+    names = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"]
+    labels = table["label"].to_numpy()
+    rows = np.concatenate([np.flatnonzero(labels == label)[:each] for label in range(len(names))])
+    shown = [
+        np.array(Image.open(io.BytesIO(row["bytes"])).convert("RGB"))
+        for row in table["image"].take(rows).to_pylist()
+    ]
+    return np.stack(shown), labels[rows], tuple(names)
+
+
+MINIATURE = (ASSETS / "clip").is_dir() and (CIFAR / "cifar100").is_dir()
+miniature = pytest.mark.skipif(
+    not MINIATURE, reason="the miniature CLIP, or CIFAR beside the checkout, is not there"
+)
+
+
+@miniature
+def test_the_miniature_knows_the_classes_it_learnt_from_pictures_it_has_not_seen():
+    x, labels, names = some("cifar100", 3)
+    assert Clip().of_real(x, labels, names)["real_top1"] > 0.3, "chance is 0.01"
+    kept = {
+        by: (value(Clip(), pictures=x, labels=(labels + by) % 100, classes=names) >= 1).mean()
+        for by in (0, 7)
+    }
+    assert kept[0] > 0.8
+    assert kept[7] < 0.25
+
+
+@miniature
+def test_the_miniature_has_read_a_hundred_names_and_says_so_of_others():
+    """Of CIFAR-10's names its captions had "truck" (in pickup truck) alone."""
+    x, labels, names = some("cifar10_lt100", 20)
+    with pytest.warns(UserWarning, match="does not know these names"):
+        told = Clip().of_real(x, labels, names)
+    assert told["real_kept"]["truck"] > 0.8
+    assert told["real_top1"] < 0.5
