@@ -31,9 +31,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("names.png"))
     asked = parser.parse_args()
-    pipe = StableDiffusionPipeline.from_pretrained(
-        miniatures.folder("text_to_image"), torch_dtype=torch.float32
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(miniatures.folder("text_to_image"))
     texts = [text for text in prompts("a photo of {a}", asked.names) for _ in range(COLUMNS)]
     made = pipe(
         texts,

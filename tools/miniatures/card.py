@@ -29,7 +29,7 @@ apple bicycle bus castle cloud dolphin fox lion mountain orange palm_tree pickup
 
 
 def write(real: Pictures, held: Pictures, backbone: str, work: Path, out: Path) -> None:
-    pipe = StableDiffusionPipeline.from_pretrained(out / "text_to_image", torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(out / "text_to_image")
     studio = judged.Studio(out / "text_to_image", os.cpu_count() or 1)
     pair = CLIPModel.from_pretrained(out / "clip", dtype=torch.float32).eval()
     tokenizer = CLIPTokenizer.from_pretrained(out / "clip")

@@ -93,7 +93,7 @@ _opened: list[Any] = []
 
 def _open(folder: Path) -> None:
     torch.set_num_threads(1)
-    _opened.append(StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32))
+    _opened.append(StableDiffusionPipeline.from_pretrained(folder))
 
 
 @torch.no_grad()
