@@ -29,19 +29,24 @@ def fail(folder, name):
     raise Refusal("the disk is full")
 
 
+def finished(numbers):
+    """Sorted, without the heartbeats that a slow machine hears between them."""
+    return sorted(number for number in numbers if number is not None)
+
+
 def test_every_task_is_done_once_wherever_it_runs(tmp_path):
     tasks = [(note, (str(tmp_path), f"t{i}")) for i in range(6)]
     assert sorted(inline(tasks)) == list(range(6))
     with local(2) as work:
-        assert sorted(work(tasks)) == list(range(6))
-        assert sorted(work(tasks[:2])) == [0, 1]
+        assert finished(work(tasks)) == list(range(6))
+        assert finished(work(tasks[:2])) == [0, 1]
     assert len(list(tmp_path.iterdir())) == 6
     assert {int(p.read_text()) for p in tmp_path.iterdir()} - {os.getpid()}
 
 
 def test_a_worker_that_dies_is_replaced_and_its_task_done_again(tmp_path):
     with local(2) as work:
-        assert sorted(work([(die_once, (str(tmp_path), f"t{i}")) for i in range(2)])) == [0, 1]
+        assert finished(work([(die_once, (str(tmp_path), f"t{i}")) for i in range(2)])) == [0, 1]
     assert all((tmp_path / f"t{i}").exists() for i in range(2))
 
 

@@ -56,7 +56,7 @@ class StableDiffusion(Diffusing):
     balance: ClassBalancing | None = None
     sampler: Literal["dpmpp_2m", "heun", "euler", "ddim", "ancestral"] = "dpmpp_2m"
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
-    guides: tuple[Any, ...] = (CFG(scale=2.0),)
+    guides: tuple[Any, ...] = (CFG(scale=3.0),)  # of the miniature by Fréchet distance: its card
     spaces: ClassVar[tuple[str, ...]] = ("pixels",)
     # What its base holds is in its config, and decides as well.
     learning: ClassVar[tuple[str, ...]] = ("prompt", "adapt", "schooling", "balance")

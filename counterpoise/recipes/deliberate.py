@@ -53,7 +53,7 @@ def deliberate(
     Diffusion 1.5 where it can be had and else the miniature. Of it `--adapt KIND` is learnt: adapters and a word for each class
     (lora), all of it (full), words alone, or none. `--clip NAME` drops what does not show its class by such a
     model (the two miniatures read texts with the same network: together they agree more than they should). `--guidance` is 1
-    on pixels and 2 with a base.
+    on pixels and 3 with a base.
     """
     if rounds < 1 or not 0 < rounds * share <= 1:
         raise Refusal(

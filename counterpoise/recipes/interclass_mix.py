@@ -52,7 +52,7 @@ def interclass_mix(
     is all of it). A view is synthetic with probability `--replace P`, of rare classes most often.
 
     Classes are filled up to the largest, or to `--fill-to N`; `--times N` makes N times as many as there are instead. `--clip NAME`
-    drops what does not show its class by a CLIP. `--fit-steps N` trains the adapters, `--guidance SCALE` is 2 unless said;
+    drops what does not show its class by a CLIP. `--fit-steps N` trains the adapters, `--guidance SCALE` is 3 unless said;
     classifiers are residual networks of `--width CHANNELS` and `--blocks N`, trained for `--steps N` of `--batch N`;
     `--flip/--no-flip`: not for things that have a hand. `--groups` adds the arms that look at groups.
     """

@@ -22,7 +22,7 @@ from miniatures.learning import draws
 from miniatures.pictures import Pictures
 
 SCALES = (1.0, 1.5, 2.0, 3.0, 4.5)
-FEW, MANY = 1000, 5000  # samples to choose a scale by, and to report it
+FEW, MANY = 500, 5000  # samples to choose a scale by, and to report it
 SHOWN = words("""
 apple bicycle bus castle cloud dolphin fox lion mountain orange palm_tree pickup_truck rose shark streetcar sunflower
 """)

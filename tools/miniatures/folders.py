@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers import CLIPImageProcessorPil, CLIPTokenizer
@@ -37,6 +38,10 @@ def save(real: Pictures, work: Path, words_at: Path, out: Path) -> dict[str, flo
         net, _ = averaged(language.build(), work / "language")
         net.half().save_pretrained(out / "language")
         tokenizer.save_pretrained(out / "language")
+    for config in out.glob("**/config.json"):
+        told = json.loads(config.read_text(encoding="utf-8"))
+        if "dtype" in told:  # of files in half precision, transformers would open half a network, which processors cannot run
+            config.write_text(json.dumps(told | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
     sizes = {
         folder.name: sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
         for folder in sorted(out.iterdir())
