@@ -181,11 +181,12 @@ Sentences of the language model:
 names by the templates in `tools/miniatures/captions.py`, and sentences of `tools/miniatures/grammar.py`; the pieces of the tokenizer
 were counted in these and in the language reference that comes with Python. No weights of others went in. {told["machine"]}.
 
-| training | steps | minutes of a process |
+| training | steps | minutes |
 |---|---|---|
 {times}
 
-The diffusion model was trained with {told.get("views", 0):,} views of pictures, of which CIFAR-100 has 50,000: it is a small model, briefly trained. CLIP's text
+Two cores did all of this within two hours, other work beside it; the diffusion model had one of them at first and then both. It was trained
+with {told.get("views", 0):,} views of pictures, of which CIFAR-100 has 50,000: it is a small model, briefly trained. CLIP's text
 tower stands still after its first {clip.FREEZE:,} steps, since the diffusion model reads with it.
 
 ## Licence and limits

@@ -40,7 +40,9 @@ def save(real: Pictures, work: Path, words_at: Path, out: Path) -> dict[str, flo
         tokenizer.save_pretrained(out / "language")
     for config in out.glob("**/config.json"):
         told = json.loads(config.read_text(encoding="utf-8"))
-        if "dtype" in told:  # of files in half precision, transformers would open half a network, which processors cannot run
+        if (
+            "dtype" in told
+        ):  # of files in half precision, transformers would open half a network, which processors cannot run
             config.write_text(json.dumps(told | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
     sizes = {
         folder.name: sum(file.stat().st_size for file in folder.rglob("*.safetensors")) / 1e6
