@@ -8,14 +8,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.stats import entropy
 
 from counterpoise.data.pixels import Rows
+from counterpoise.diffusion.criteria import Entropy
+from counterpoise.diffusion.feedback import Feedback
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.training import Schooling
 from counterpoise.generators.adapting import Adapt
 from counterpoise.generators.generator import Context, Lesson
 from counterpoise.generators.stable_diffusion import StableDiffusion
 from counterpoise.metrics.evidence import sign_flip_p
+from counterpoise.nets.clip import open_clip_pair
 from counterpoise.nets.stable_diffusion import open_base
 from counterpoise.scores.clip import Clip
 from counterpoise.spaces.latents import Latents, preview_of, taught
@@ -132,3 +136,38 @@ def test_previews_show_what_the_decoder_would(by_name):
 
     assert psnr(linear) > 15
     assert psnr(net(x)) > psnr(linear) + 1
+
+
+def test_feedback_raises_entropy_and_keeps_labels(by_name, tmp_path):
+    """In latents, through the preview: the same noise with and without a guide; both are heard on finished pictures."""
+    pair = open_clip_pair("miniature")
+    flowers = ("rose", "poppy", "tulip", "orchid")
+
+    def teacher(template: str):
+        names = pair.classes((template,), flowers)
+
+        def hear(seen, label):
+            found = torch.nn.functional.normalize(pair.backbone.embed(seen), dim=-1)
+            return 1.5 * pair.scale * found @ names.T, seen.new_zeros(len(seen), 0)
+
+        return hear
+
+    generator = StableDiffusion(steps=12)
+    _, _, pictures, _ = by_name
+    folder = fitted(generator, tmp_path, pictures[:16], np.arange(16) % 4, list(flowers))
+    wanted = np.arange(32) % 4
+    rows = [{"label": int(c), "seed": i, "strength": 1.0} for i, c in enumerate(wanted)]
+
+    def heard(guides) -> np.ndarray:
+        ctx = Context(NOBODY.real, guides, teacher("a photo of {a}"), teacher("a picture of {a}"))
+        made = np.stack(generator.load(folder, ctx)(rows))
+        with torch.no_grad():
+            x = torch.from_numpy(made).permute(0, 3, 1, 2).float() / 255
+            return teacher("a photo of {a}")(x, None)[0].softmax(1).numpy()
+
+    plain, guided = heard(()), heard((Feedback(Entropy(), scale=20.0),))
+    gain = entropy(guided, axis=1) - entropy(plain, axis=1)
+    assert gain.mean() > 0.03
+    assert sign_flip_p(gain[:20]) < 0.05
+    own = guided[np.arange(32), wanted]
+    assert (own > 0.25).mean() >= (plain[np.arange(32), wanted] > 0.25).mean() - 0.1
