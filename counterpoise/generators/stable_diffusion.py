@@ -34,7 +34,8 @@ from counterpoise.nets.words import prompts
 from counterpoise.spaces.latents import Latents, preview_of, taught
 from counterpoise.types import Refusal, part
 
-LR = 1e-4  # where the schooling names none: the usual one of adapters and of fine-tuning
+#: Where the schooling names none: the usual one of adapters and of fine-tuning, and what so small a model needs (docs/log.md).
+LR, LR_MINIATURE = 1e-4, 1e-3
 KINDS: dict[str, type[Eps] | type[Velocity]] = {"eps": Eps, "v": Velocity}
 
 
@@ -158,7 +159,8 @@ class StableDiffusion(Diffusing):
         return Latents(base.autoencoder.to(Ranks.alone().device), preview, base.shape, base.size, own)
 
     def settled(self, config: dict[str, Any]) -> Schooling:
-        return dataclasses.replace(self.schooling, lr=self.schooling.lr or LR)
+        usual = LR_MINIATURE if self.base == "miniature" else LR
+        return dataclasses.replace(self.schooling, lr=self.schooling.lr or usual)
 
     @property
     def changes(self) -> Augment | None:

