@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from counterpoise.nets.words import said, with_article
+
 #: The twenty superclasses of CIFAR-100 (Krizhevsky 2009), in words one would say.
 KINDS: dict[str, str] = {
     "aquatic mammal": "beaver dolphin otter seal whale",
@@ -46,13 +48,9 @@ BY_CLASS = (
 BY_KIND = ("a photo of some {kind}", "a picture of some {kind}", "{kind}")
 
 
-def with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
 def captions(name: str) -> list[str]:
     """Every caption that names the class."""
-    kind, name = KIND_OF[name], name.replace("_", " ")
+    kind, name = KIND_OF[name], said(name)
     return [template.format(a=with_article(name), name=name, kind=kind) for template in BY_CLASS]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
+from counterpoise.nets.words import prompts
 from miniatures.captions import Captions
 from miniatures.learning import Place, Timetable, draws, train
 from miniatures.pictures import Pictures, batch
@@ -141,11 +142,7 @@ def tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 @torch.no_grad()
 def zero_shot(net: nn.Module, tokenizer: CLIPTokenizer, held: Pictures, n: int) -> float:
     """Top-1 of "a photo of a NAME", per cent."""
-    from miniatures.captions import with_article
-
-    said = embed_texts(
-        net, tokens(tokenizer, [f"a photo of {with_article(name.replace('_', ' '))}" for name in held.names])
-    )
+    said = embed_texts(net, tokens(tokenizer, prompts("a photo of {a}", held.names)))
     right = [
         (embed_pictures(net, held.seen(rows)) @ said.T).argmax(1).numpy() == held.labels[rows]
         for rows in np.array_split(np.arange(n), max(1, n // 250))

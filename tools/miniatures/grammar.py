@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from miniatures.captions import KIND_OF, with_article
+from counterpoise.nets.words import with_article
+from miniatures.captions import KIND_OF
 
 
 def words(text: str) -> list[str]:

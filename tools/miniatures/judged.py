@@ -16,7 +16,7 @@ from torch import Tensor
 
 from counterpoise.metrics.frechet import Statistics, frechet
 from counterpoise.nets.backbones import open_backbone
-from miniatures.captions import with_article
+from counterpoise.nets.words import prompts
 from miniatures.pictures import Pictures
 
 SIZE = 96  # pixels at which the judge looks
@@ -81,9 +81,9 @@ class Studio:
     def __init__(self, folder: Path, workers: int) -> None:
         self.pool = ProcessPoolExecutor(workers, get_context("spawn"), _open, (folder,))
 
-    def __call__(self, prompts: Sequence[str], scale: float, seed: int) -> Tensor:
+    def __call__(self, texts: Sequence[str], scale: float, seed: int) -> Tensor:
         """(n, 3, 32, 32) uint8 pictures."""
-        parts = [list(prompts[at : at + AT_ONCE]) for at in range(0, len(prompts), AT_ONCE)]
+        parts = [list(texts[at : at + AT_ONCE]) for at in range(0, len(texts), AT_ONCE)]
         seeds = [seed + AT_ONCE * number for number in range(len(parts))]
         return torch.cat(list(self.pool.map(drawn, parts, repeat(scale), seeds)))
 
@@ -97,20 +97,21 @@ def _open(folder: Path) -> None:
 
 
 @torch.no_grad()
-def drawn(prompts: Sequence[str], scale: float, seed: int, pipe: Any = None) -> Tensor:
-    """By plain calls of the pipeline, in one batch."""
+def drawn(texts: Sequence[str], scale: float, seed: int, pipe: Any = None, bf16: bool = True) -> Tensor:
+    """By a plain call of the pipeline, in one batch."""
     pipe = pipe or _opened[0]
     pipe.set_progress_bar_config(disable=True)
     rng = torch.Generator().manual_seed(seed)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         found = pipe(
-            list(prompts), num_inference_steps=STEPS, guidance_scale=scale, generator=rng, output_type="np"
+            list(texts), num_inference_steps=STEPS, guidance_scale=scale, generator=rng, output_type="np"
         )
     return torch.from_numpy((found.images * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
 
 
 def prompts_of(names: Sequence[str], labels: np.ndarray) -> list[str]:
-    return [f"a photo of {with_article(names[label].replace('_', ' '))}" for label in labels]
+    said = prompts("a photo of {a}", names)
+    return [said[label] for label in labels]
 
 
 def by_scale(
