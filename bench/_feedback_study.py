@@ -22,6 +22,7 @@ from sklearn.svm import SVC
 
 import counterpoise as cp
 from counterpoise import grounds
+from counterpoise.gathering import flat
 from counterpoise.lots import Lot
 from counterpoise.metrics.evidence import paired
 from counterpoise.proposals.budgets import Adaptive, ByNeed, FillUp
@@ -29,7 +30,7 @@ from counterpoise.proposals.pairings import FromNoise
 from counterpoise.recipe import Recipe, Role, Synthesis, Trials
 from counterpoise.recipes import feedback_guided as recipe
 from counterpoise.scores.select import KeepAll
-from counterpoise.study import Study, flat
+from counterpoise.study import Study
 
 BUDGETS = {"10": FillUp(to=10), "40": FillUp(to=40), "max": FillUp()}
 CRITERIA = ("loss", "entropy", "hardness")

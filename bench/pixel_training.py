@@ -21,10 +21,11 @@ import torch
 from bench._digits import judge, lesson
 from counterpoise.data.intake import intake
 from counterpoise.data.pixels import Rows
+from counterpoise.diffusion.batches import Batches, Material
 from counterpoise.diffusion.denoisers import Cond
 from counterpoise.diffusion.losses import LogNormal
 from counterpoise.diffusion.precision import has_bf16
-from counterpoise.diffusion.training import Batches, Material, Schooling, train_denoiser
+from counterpoise.diffusion.training import Schooling, train_denoiser
 from counterpoise.generators.generator import Context, Lesson
 from counterpoise.generators.pixel_diffusion import PixelDiffusion, network_for
 from counterpoise.metrics.frechet import Statistics, frechet

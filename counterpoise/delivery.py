@@ -31,6 +31,11 @@ from counterpoise.study import Study
 from counterpoise.types import Refusal, load
 
 CARD, ENCODER = "counterpoise.json", "encoder"
+#: What a generator does to be taken home, and what is said of one that cannot.
+FORMS = {
+    "diffusers": ("export", "that diffusers knows"),
+    "lora": ("export_lora", "with adapters or words of its own"),
+}
 
 
 @dataclass(frozen=True)
@@ -131,9 +136,11 @@ def export_data(path: str | Path, to: str, out: str | Path, arm: str = "", draw:
         "parquet": _parquet,
     }
     if to not in writers:
-        raise Refusal(f"--to {to}: data sets are exported to {' or '.join(writers)}")
+        raise Refusal(
+            f"--to {to}: data sets are exported to {' or '.join(writers)}, generators to {' or '.join(FORMS)}"
+        )
     synthesis = arm_synthesis(study, arm)
-    if synthesis is not None and (study.frozen or study.own_space(synthesis)):
+    if synthesis is not None and not study.pictures(synthesis):
         raise Refusal(
             "this run's samples are feature vectors, not images: only pixels can be exported as a data set"
         )
@@ -143,14 +150,20 @@ def export_data(path: str | Path, to: str, out: str | Path, arm: str = "", draw:
     return writers[to](study, _examples(study, synthesis, draw), out)
 
 
-def export_generator(path: str | Path, out: str | Path, arm: str = "", draw: int = 0) -> str:
-    """A fitted pixel diffusion model as a diffusers pipeline, which samples without this package. Returns its name."""
+def export_generator(
+    path: str | Path, out: str | Path, arm: str = "", draw: int = 0, to: str = "diffusers"
+) -> str:
+    """A fitted generator for use without this package. Returns its name.
+
+    "diffusers" is a whole pipeline, "lora" what was learnt beside a model of others.
+    """
     study, out = Study.open(path), Path(out)
+    method, known = FORMS[to]
     name = arm_synthesis(study, arm)
-    if name is None or not hasattr(study.synthesis(name).generator, "export"):
-        able = [s.name for s in study.recipe.synthesis if hasattr(s.generator, "export")]
+    if name is None or not hasattr(study.synthesis(name).generator, method):
+        able = [s.name for s in study.recipe.synthesis if hasattr(s.generator, method)]
         raise Refusal(
-            f"{arm or 'the recommended arm'} has no generator that diffusers knows; "
+            f"{arm or 'the recommended arm'} has no generator {known}; "
             f"name one with --arm ({', '.join(able) or 'this run has none'})"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -160,7 +173,7 @@ def export_generator(path: str | Path, out: str | Path, arm: str = "", draw: int
     fitted = study.run / study.generator_of(Lot(name, draw))
     if not (fitted / "config.json").exists():
         raise Refusal(f"{name} is not fitted yet: run its command again to go on")
-    study.synthesis(name).generator.export(fitted, out)
+    getattr(study.synthesis(name).generator, method)(fitted, out)
     return name
 
 

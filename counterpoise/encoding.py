@@ -1,5 +1,6 @@
-"""Rows as vectors, written down once: features of a backbone, one file per slice of a role's rows, their projections, and
-codes of a generator with a space of its own. `teach` and `fit` ask for train and val, `evaluate` for test."""
+"""Rows as vectors, written down once: features of a backbone, one file per slice of a role's rows, their projections, those
+of samples that are pictures, and codes of a generator with a space of its own. `teach` and `fit` ask for train and val,
+`select` for samples, `evaluate` for test."""
 
 from __future__ import annotations
 
@@ -25,13 +26,7 @@ def backbone_unit(study: Study, unit: str) -> None:
 
 
 def encode_unit(study: Study, unit: str) -> None:
-    space = study.recipe.network
-    found = study.run.json(BACKBONE)["digest"]
-    if found != space.digest():
-        raise Refusal(
-            f"the weights of {space.backbone} changed since this run was begun (digest {found[:12]} then, "
-            f"{space.digest()[:12]} now): use another directory, or --redo teach"
-        )
+    space, found = study.recipe.network, _same_weights(study)
     _, role, name = Path(unit).parts
     start = int(Path(name).stem) * ROWS_PER_FEATURE_FILE
     pixels = study.pixels(role)[start : start + ROWS_PER_FEATURE_FILE]
@@ -46,6 +41,18 @@ def encode_unit(study: Study, unit: str) -> None:
     study.run.put_array(unit, features)
 
 
+def _same_weights(study: Study) -> str:
+    """Their digest; refuses a backbone that is another one by now."""
+    space = study.recipe.network
+    found = study.run.json(BACKBONE)["digest"]
+    if found != space.digest():
+        raise Refusal(
+            f"the weights of {space.backbone} changed since this run was begun (digest {found[:12]} then, "
+            f"{space.digest()[:12]} now): use another directory, or --redo teach"
+        )
+    return found
+
+
 def project_unit(study: Study, unit: str) -> None:
     """The principal components of the training rows of one draw: what its cut left out is not looked at."""
     draw = int(Path(unit).stem.removeprefix("draw_"))
@@ -53,6 +60,19 @@ def project_unit(study: Study, unit: str) -> None:
     rows = np.concatenate(files)[study.draw_rows(draw)]
     made = Projection.of(rows, study.recipe.network.components)
     study.run.put_bytes(unit, save(made.arrays()))
+
+
+def embed_unit(study: Study, unit: str) -> None:
+    lot = Lot.of(unit)
+    study.run.put_array(unit, as_classified(study, lot, study.run.array(lot.kept)))
+
+
+def as_classified(study: Study, lot: Lot, x: np.ndarray) -> np.ndarray:
+    """Samples of a lot as the classifier sees them."""
+    if not study.pictured(lot.synthesis):
+        return x
+    _same_weights(study)
+    return study.brought_down(study.recipe.network.encode(x), lot.draw)
 
 
 def encode_codes(study: Study, unit: str) -> None:

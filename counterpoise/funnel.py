@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from counterpoise.lots import Lot
@@ -26,10 +27,21 @@ def funnel(study: Study) -> list[dict[str, Any]]:
                 **total,
                 "failed": total["asked"] - total["made"],
                 "dropped": dropped,
-                "notes": trust(study, item),
+                "notes": [*luck(funnels), *trust(study, item)],
             }
         )
     return found
+
+
+def luck(funnels: Sequence[dict[str, Any]]) -> list[str]:
+    """How many samples were asked for again, and what became of them."""
+    retried = sum(told["retried"] for told in funnels)
+    failed = sum(told["asked"] - told["made"] for told in funnels)
+    if not retried:
+        return []
+    return [
+        f"{retried} samples came out as none and were asked for again with another seed; {failed} failed even so"
+    ]
 
 
 def trust(study: Study, item: Synthesis) -> list[str]:

@@ -80,9 +80,7 @@ def twins(study: Study, families: Sequence[Sequence[str]]) -> list[dict[str, Any
 
 def _with_pictures(study: Study) -> list[str]:
     """The syntheses whose samples can be looked at."""
-    return [
-        item.name for item in study.recipe.synthesis if not study.frozen and not study.own_space(item.name)
-    ]
+    return [item.name for item in study.recipe.synthesis if study.pictures(item.name)]
 
 
 def _rarest(study: Study) -> list[int]:

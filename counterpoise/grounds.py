@@ -11,22 +11,25 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from counterpoise import arms as cheap_arms
-from counterpoise.classifiers.decoupling import PosthocLA
+from counterpoise.classifiers.decoupling import NCM, PosthocLA
 from counterpoise.classifiers.losses import BalancedSoftmax
 from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.pseudo import PseudoLabels
 from counterpoise.classifiers.training import Training
 from counterpoise.classifiers.tutor import Tutor
-from counterpoise.data.augment import Crop, CutMix, Flip
+from counterpoise.data.augment import Crop, CutMix, Flip, RandAugment
 from counterpoise.data.nonleaky import Mirror
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.training import Schooling
 from counterpoise.generators.adapting import Adapt
 from counterpoise.generators.feature_diffusion import FeatureDiffusion
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
+from counterpoise.generators.simple import Oversample
 from counterpoise.generators.stable_diffusion import StableDiffusion
 from counterpoise.nets.folders import download
+from counterpoise.nets.lora_files import Adapter
 from counterpoise.nets.resnet import SmallResNet
+from counterpoise.proposals.pairings import SameClass
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Role, Synthesis, Trials
 from counterpoise.scores.clip import Clip
 from counterpoise.scores.select import AtLeast, Every
@@ -36,6 +39,16 @@ from counterpoise.types import Refusal
 LARGE = (
     "stable-diffusion-v1-5/stable-diffusion-v1-5"  # on the hub: what `--base auto` means where it can be had
 )
+VIEWS = "rand_augmented"
+COMPONENTS = 128  # of features that are made; classifiers of few pictures lose by it, docs/log.md
+DECAYS = (
+    1e-4,
+    1e-2,
+    1e-1,
+    1.0,
+)  # of heads on few pictures: a hundred times the usual is better by ten points
+MINIATURE_STEPS = 150  # 400 are no better on a few pictures of a class, docs/log.md
+Adaptation = Literal["lora", "full", "words", "none"]  # what of it is learnt
 POOL_SHARE = 0.5  # of every batch: chosen on the validation images of digits, docs/log.md
 
 
@@ -52,6 +65,7 @@ class Ground:
     tutor: Tutor
     rows_per_shard: int
     rows_per_batch: int
+    look: tuple[Any, ...]  # how an image may be changed and stay what it is
     clip: Clip | None = None  # keeps only pictures that show their class
 
     @property
@@ -62,6 +76,20 @@ class Ground:
     def select(self, own: Any) -> Any:
         """A recipe's own choice among the samples, and the ground's: of He et al., likelier than by chance."""
         return Every((own, AtLeast("clip", 1.0))) if self.clip else own
+
+    def augmented(self, budget: Any) -> list[tuple[Synthesis, Role]]:
+        """Other views of the same images, as many, where classifiers see features of pictures that are made.
+
+        Networks look at their images another way every time. Cached features cannot, so samples have to beat this, and
+        have such views beside them.
+        """
+        if not self.made.views:
+            return []
+        kinds = {"augmented": self.look, VIEWS: (*self.look, RandAugment())}
+        return [
+            (Synthesis(name, Oversample(look), budget, SameClass()), "control")
+            for name, look in kinds.items()
+        ]
 
     def recipe(
         self,
@@ -93,14 +121,46 @@ class Ground:
         )
 
 
+@dataclass(frozen=True)
+class TextToImage:
+    """What flags say of a model that knows classes by their names, and learns what they look like here."""
+
+    base: str
+    adapt: Adaptation
+    adapters: tuple[str, ...]
+    few_steps: int | None
+    guidance: float | None
+    fit_steps: int | None
+    flip: bool
+
+    def generator(self) -> StableDiffusion:
+        found = StableDiffusion(
+            base=at_hand() if self.base == "auto" else self.base,
+            adapt=None if self.adapt == "none" else Adapt(kind=self.adapt, flip=self.flip),
+            adapters=tuple(map(Adapter.named, self.adapters)),
+        )
+        if self.few_steps is not None:
+            # Adapters for few steps have learnt the guidance as well (Luo et al. 2023, Section 4.2).
+            found = dataclasses.replace(found, sampler="lcm", steps=self.few_steps, guides=())
+        if self.guidance is not None:
+            found = dataclasses.replace(found, guides=(CFG(scale=self.guidance),))
+        steps = MINIATURE_STEPS if self.fit_steps is None and found.base == "miniature" else self.fit_steps
+        if steps is not None:
+            schooling = dataclasses.replace(found.schooling, steps=steps)
+            found = dataclasses.replace(found, schooling=schooling)
+        return found
+
+
 def on(
     data: Data,
     *,
     backbone: str = "",
     backbone_size: int | None = None,
-    components: int = 128,
+    components: int | None = None,
     base: str = "",
-    adapt: Literal["lora", "full", "words", "none"] | None = None,
+    adapt: Adaptation | None = None,
+    adapters: tuple[str, ...] = (),
+    few_steps: int | None = None,
     clip: str = "",
     guidance: float | None = None,
     fit_steps: int | None = None,
@@ -116,15 +176,22 @@ def on(
     """With a backbone its features, without one pictures; these keywords are flags of every recipe on a ground."""
     if smoke:
         fit_steps, steps = fit_steps or 40, steps or 20
-    if backbone and (pictured := [f for f, said in {"--base": base, "--clip": clip}.items() if said]):
+    if backbone and clip and not base:
         raise Refusal(
-            f"{' and '.join(pictured)} make and look at pictures, and with --backbone the rows are features: leave one out"
+            f"--clip {clip} looks at pictures, and with --backbone the samples are features: make pictures with --base"
         )
-    if adapt and not base:
-        raise Refusal(f"--adapt {adapt} says what of a text-to-image model is learnt: name it with --base")
+    for flag, said in {"--adapt": adapt, "--adapters": adapters, "--few-steps": few_steps}.items():
+        if said and not base:
+            raise Refusal(f"{flag} says something of a text-to-image model: name it with --base")
+    told = TextToImage(base, adapt or "lora", adapters, few_steps, guidance, fit_steps, flip)
+    look = (Crop(), Flip()) if flip else (Crop(),)
     if backbone:
+        if components is None:
+            components = 0 if base else COMPONENTS
         space = Frozen(backbone=backbone, size=backbone_size, components=components or None)
-        return _features(space, fit_steps, loss, groups, steps or 1000, batch)
+        linear = Training(steps=steps or 1000, batch=batch, lr=1.0, weight_decay=1e-4)
+        ground = _features(space, fit_steps, loss, groups, look, linear)
+        return _made_by(ground, told, clip)
     network = SmallResNet(width=width, blocks=blocks)
     ground = _pictures(
         data,
@@ -132,14 +199,10 @@ def on(
         1.0 if guidance is None else guidance,
         fit_steps,
         groups,
-        flip,
+        look,
         Training(steps=steps or 250, batch=batch),
     )
-    if base:
-        ground = dataclasses.replace(
-            ground, generator=_named(base, adapt or "lora", guidance, fit_steps, flip)
-        )
-    return dataclasses.replace(ground, clip=Clip(model=clip) if clip else None)
+    return _made_by(ground, told, clip)
 
 
 def takes_ground(without: Sequence[str] = ()) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
@@ -157,7 +220,12 @@ def takes_ground(without: Sequence[str] = ()) -> Callable[[Callable[..., Recipe]
 
 
 def _features(
-    space: Frozen, fit_steps: int | None, loss: cheap_arms.LossName, groups: bool, steps: int, batch: int
+    space: Frozen,
+    fit_steps: int | None,
+    loss: cheap_arms.LossName,
+    groups: bool,
+    look: tuple[Any, ...],
+    training: Training,
 ) -> Ground:
     """Heads on features of a frozen backbone."""
     generator = FeatureDiffusion()
@@ -166,7 +234,7 @@ def _features(
     families = [cheap_arms.on_features(), cheap_arms.by_group(()) if groups else ([], [])]
     return Ground(
         network=space,
-        training=Training(steps=steps, batch=batch, lr=1.0, weight_decay=1e-4),
+        training=training,
         generator=generator,
         fits=[fit for family, _ in families for fit in family],
         arms=[arm for _, family in families for arm in family],
@@ -174,26 +242,36 @@ def _features(
         tutor=Tutor(fit="balanced_softmax", members=1),  # linear heads of other seeds say the same
         rows_per_shard=8192,
         rows_per_batch=1024,
+        look=look,
     )
 
 
-def _named(
-    base: str,
-    adapt: Literal["lora", "full", "words", "none"],
-    guidance: float | None,
-    fit_steps: int | None,
-    flip: bool,
-) -> StableDiffusion:
-    """A model that knows classes by their names, and learns what they look like here."""
-    base = at_hand() if base == "auto" else base
-    generator = StableDiffusion(base=base, adapt=None if adapt == "none" else Adapt(kind=adapt, flip=flip))
-    if guidance is not None:
-        generator = dataclasses.replace(generator, guides=(CFG(scale=guidance),))
-    if fit_steps is not None:
-        generator = dataclasses.replace(
-            generator, schooling=dataclasses.replace(generator.schooling, steps=fit_steps)
+def _made_by(ground: Ground, told: TextToImage, clip: str) -> Ground:
+    """The same, its samples made by a text-to-image model if one is named."""
+    if told.base:
+        views = VIEWS if isinstance(ground.network, Frozen) else None
+        ground = dataclasses.replace(
+            ground,
+            generator=told.generator(),
+            made=dataclasses.replace(ground.made, views=views),
+            rows_per_shard=128,
+            rows_per_batch=64,
         )
-    return generator
+        if views:
+            ground = dataclasses.replace(
+                ground,
+                training=dataclasses.replace(ground.training, decays=DECAYS),
+                arms=[*ground.arms, Arm("ncm", "ce", NCM())],
+            )
+    return dataclasses.replace(ground, clip=Clip(model=clip) if clip else None)
+
+
+def opposite(base: str, backbone: str) -> tuple[str, str]:
+    """The model and the backbone that are meant. Who knows what a model knows is its opponent: of the miniature, its own eyes."""
+    base = at_hand() if base == "auto" else base
+    if backbone == "auto":
+        return base, "miniature" if base == "miniature" else ""
+    return base, "" if backbone == "none" else backbone
 
 
 def at_hand() -> str:
@@ -215,11 +293,10 @@ def _pictures(
     guidance: float,
     fit_steps: int | None,
     groups: bool,
-    flip: bool,
+    look: tuple[Any, ...],
     training: Training,
 ) -> Ground:
     """Small residual networks, and a generator that knows the unlabelled images if there are any."""
-    look = (Crop(), Flip()) if flip else (Crop(),)
     pool = PseudoLabels(teacher="balanced_softmax") if cheap_arms.has_pool(data) else None
     schooling = Schooling(pool_share=POOL_SHARE if pool else 0.0)
     if fit_steps is not None:
@@ -231,7 +308,9 @@ def _pictures(
         network=network,
         training=training,
         generator=PixelDiffusion(
-            schooling=schooling, augment=Mirror() if flip else None, guides=(CFG(scale=guidance),)
+            schooling=schooling,
+            augment=Mirror() if any(isinstance(one, Flip) for one in look) else None,
+            guides=(CFG(scale=guidance),),
         ),
         fits=[fit for family, _ in families for fit in family],
         arms=[arm for _, family in families for arm in family],
@@ -239,4 +318,5 @@ def _pictures(
         tutor=Tutor(fit="balanced_softmax"),
         rows_per_shard=128,
         rows_per_batch=64,
+        look=look,
     )

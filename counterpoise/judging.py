@@ -17,8 +17,9 @@ from counterpoise.types import Refusal
 def judge_run(path: str | Path, judge: str, synthesis: str = "", draw: int = 0) -> dict[str, Any]:
     """Per synthesis: `metrics.fidelity.by_band` of its kept samples against validation and train."""
     study = Study.open(path)
-    pictures = [item.name for item in study.recipe.synthesis if not study.own_space(item.name)]
-    if study.frozen or not pictures or study.own_space(synthesis or None):
+    pictures = [item.name for item in study.recipe.synthesis if study.pictures(item.name)]
+    others = {item.name for item in study.recipe.synthesis}.difference(pictures)
+    if not pictures or synthesis in others:
         raise Refusal(f"the samples of {path} are vectors: a network of pictures cannot judge them")
     learnt = [name for name in pictures if study.synthesis(name).generator.learns]
     names = [synthesis] if synthesis else learnt or pictures
@@ -35,7 +36,10 @@ def judge_run(path: str | Path, judge: str, synthesis: str = "", draw: int = 0) 
     )  # the real rows are the same every time
     return {
         name: measured(
-            study, Lot(name, draw), lambda rows: reference(net, rows.raw(np.arange(len(rows))), cache)
+            study,
+            Lot(name, draw),
+            lambda rows: reference(net, rows.raw(np.arange(len(rows))), cache),
+            pictures=True,
         )
         for name in names
     }

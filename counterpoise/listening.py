@@ -44,7 +44,7 @@ def feedback(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any
         "rows": rows,
         "warnings": warnings(rows),
         "sweeps": [_sweep(study, alike, rows) for alike in _sweeps(heard)],
-        "practices": [_practice(study, item) for item in heard if item.rounds > 1],
+        "practices": [_practice(study, item) for item in heard if isinstance(item.budget, Adaptive)],
         "needs": [_needs(study, item, of) for item in heard if (of := _need_of(item.budget))],
     }
 

@@ -58,3 +58,8 @@ class Lot:
     @property
     def kept(self) -> str:
         return f"selected/{self.place}.npy"
+
+    @property
+    def embedded(self) -> str:
+        """The kept ones that are pictures, as classifiers of features see them."""
+        return f"embedded/{self.place}.npy"

@@ -41,7 +41,7 @@ STAGES = (
     Stage("plan",     "audit, tutor, train",              ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing")),
     Stage("generate", "plan, generator, tutor",           ("samples",),                           "shards",  ("rows_per_batch", "synthesis[].guides", "synthesis[].generator.sampler", "synthesis[].generator.steps", "synthesis[].generator.guides")),
     Stage("score",    "samples, tutor, train",                 ("scores",),                            "shards",  ("synthesis[].scores",)),
-    Stage("select",   "samples, scores",                  ("selected",),                          "draws",   ("synthesis[].select",)),
+    Stage("select",   "samples, scores",                  ("selected", "embedded"),               "draws",   ("synthesis[].select",)),
     Stage("measure",  "train, val, teacher, selected",    ("fidelity",),                          "draws",   ()),
     Stage("train",    "train, val, selected",             ("train",),                             "trials",  ()),
     Stage("evaluate", "classifiers, data/test (only here)", ("evaluate", "metrics.json", "verdict.json"), "trials", ("arms", "trials.n")),

@@ -11,6 +11,9 @@ from counterpoise.classifiers.robust import Mean
 from counterpoise.classifiers.training import Training
 from counterpoise.classifiers.tutor import Tutor
 from counterpoise.data.splits import Holdout
+from counterpoise.proposals.budgets import Piloted
+from counterpoise.proposals.pairings import FromNoise
+from counterpoise.proposals.strengths import Enough
 from counterpoise.types import Refusal, part
 
 Role = Literal["baseline", "control", "candidate"]
@@ -72,6 +75,7 @@ class Fit:
     `pool` holds `PseudoLabels`: how rows of the unlabelled pool join the real ones, with labels of another arm.
     `wise` interpolates the given network, with a head fitted on its features, and what training made of it (WiSE-FT).
     `by_cell`: its groups are class x group cells, as the authors of GroupDRO mean them.
+    `views` is a synthesis whose samples, beside those of `synthesis`, count as real: other views of the same images.
     `own` trains nothing: it takes the predictions that the generator of `synthesis` itself makes.
     """
 
@@ -85,6 +89,7 @@ class Fit:
     wise: bool = False
     pool: Any = None
     by_cell: bool = False
+    views: str | None = None
     own: Literal["softmax", "mixture"] | None = None
 
 
@@ -136,26 +141,33 @@ class Recipe:
                     f"recipe.arms.{arm.name}: there is no fit {arm.fit!r} (fits: {', '.join(sorted(fits))})"
                 )
         for fit in self.fits:
-            if fit.synthesis is not None and fit.synthesis not in made:
+            for name in (fit.synthesis, fit.views):
+                if name is not None and name not in made:
+                    raise Refusal(
+                        f"recipe.fits.{fit.name}: there is no synthesis {name!r} (made: {', '.join(sorted(made))})"
+                    )
+            if fit.views and not fit.synthesis:
                 raise Refusal(
-                    f"recipe.fits.{fit.name}: there is no synthesis {fit.synthesis!r} (made: {', '.join(sorted(made))})"
+                    f"recipe.fits.{fit.name}.views: views lie beside the samples of a synthesis, and it names none: name "
+                    f"{fit.views!r} as its synthesis"
                 )
 
         space = "features" if getattr(self.network, "frozen", False) else "pixels"
         for item in self.synthesis:
-            if space not in item.generator.spaces:
+            if space not in item.generator.spaces and space == "pixels":  # pictures have features as well
                 raise Refusal(
                     f"recipe.synthesis.{item.name}: {type(item.generator).__name__} works on "
                     f"{' or '.join(item.generator.spaces)}, and this study's rows are {space}: "
-                    f"{'leave out --backbone' if space == 'features' else 'name a --backbone'}, or take another generator"
+                    "name a --backbone, or take another generator"
                 )
-            self._check_listening(item)
+            theirs = space if space in item.generator.spaces else "pixels"
+            self._check_listening(item, pictured=theirs != space)
             for score_name, score in item.scores:
                 seen = getattr(score, "spaces", None)  # most look at vectors, whatever they are of
-                if seen and (space not in seen or item.generator.own_space):
+                if seen and (theirs not in seen or item.generator.own_space):
                     raise Refusal(
                         f"recipe.synthesis.{item.name}.scores.{score_name}: {type(score).__name__} looks at pictures, and these "
-                        f"samples are {'codes' if item.generator.own_space else space}: leave the score out"
+                        f"samples are {'codes' if item.generator.own_space else theirs}: leave the score out"
                     )
         own = {item.name for item in self.synthesis if item.generator.own_space}
         for fit in self.fits:
@@ -200,8 +212,17 @@ class Recipe:
                     f"{type(fit.loss).__name__}: use another loss, or wise=False"
                 )
 
-    def _check_listening(self, item: Synthesis) -> None:
+    def _check_listening(self, item: Synthesis, pictured: bool) -> None:
         where = f"recipe.synthesis.{item.name}"
+        if getattr(item.generator, "images", None) and isinstance(item.pairing, FromNoise):
+            raise Refusal(
+                f"{where}: its generator is to be told real pictures, and FromNoise names none: take SameClass(strength=1.0)"
+            )
+        if pictured and item.guides:
+            raise Refusal(
+                f"{where}.guides: a tutor of this study hears features of a frozen backbone, and {type(item.generator).__name__} "
+                "makes pictures: leave guides empty, or leave out --backbone"
+            )
         if item.guides and not item.generator.takes_guides:
             raise Refusal(
                 f"{where}.guides: {type(item.generator).__name__} has no denoiser to guide: leave guides empty"
@@ -218,6 +239,14 @@ class Recipe:
             raise Refusal(
                 f"{where}.tutor: {', '.join(deaf)} listen to a classifier and there is none: give it a Tutor"
             )
+        strength = getattr(item.pairing, "strength", None)
+        if isinstance(strength, Enough):
+            made = [name for name, _ in item.scores]
+            if not isinstance(item.budget, Piloted) or strength.score not in made:
+                raise Refusal(
+                    f"{where}.pairing.strength: Enough is found by a pilot's score {strength.score!r}, and here are "
+                    f"{type(item.budget).__name__} and the scores {', '.join(made) or 'none'}: give it Piloted and that score"
+                )
         if item.generator.own_space and (item.by_group or item.rounds > 1):
             raise Refusal(
                 f"{where}: samples of {type(item.generator).__name__} are codes of its own encoder, so it can neither be "

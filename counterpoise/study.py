@@ -6,7 +6,7 @@ Only intake writes `data/`, and only `evaluate` may ask for `role="test"`.
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors import safe_open
 
-from counterpoise.classifiers.claims import Origins
 from counterpoise.data.pixels import Rows
 from counterpoise.lots import Lot
 from counterpoise.recipe import Fit, Recipe, Synthesis
@@ -80,9 +79,9 @@ class Study:
     def manifest(self, role: str) -> pa.Table:
         return self.run.table(f"data/{role}/manifest.parquet")
 
-    def pool(self, draw: int = 0) -> Rows | None:
-        """The unlabelled images, where there are any: (n, h, w, c) pixels or (n, d) features."""
-        return Rows.of(self.vectors("pool", draw)) if self.facts["sizes"]["pool"] else None
+    def pool(self, draw: int = 0, synthesis: str = "") -> Rows | None:
+        """The unlabelled images, where there are any, as its generator sees them."""
+        return Rows.of(self.shown("pool", draw, synthesis)) if self.facts["sizes"]["pool"] else None
 
     def pixels(self, role: str) -> np.ndarray:
         """The decoded cache of a role: a memory-mapped uint8 array (n, h, w, c)."""
@@ -121,6 +120,15 @@ class Study:
         found = [item.generator for item in self.recipe.synthesis if item.name == synthesis]
         return any(generator.own_space for generator in found)
 
+    def pictured(self, synthesis: str | None) -> bool:
+        """Whether its samples are pictures, though classifiers see features."""
+        found = [item.generator.spaces for item in self.recipe.synthesis if item.name == synthesis]
+        return self.frozen and any("features" not in spaces for spaces in found)
+
+    def pictures(self, synthesis: str) -> bool:
+        """Whether its samples can be looked at."""
+        return self.pictured(synthesis) or not (self.frozen or self.own_space(synthesis))
+
     def linear(self, fit: Fit) -> bool:
         """Whether a fit trains linear heads on vectors that are there, not a network."""
         return self.frozen or self.own_space(fit.synthesis)
@@ -138,17 +146,22 @@ class Study:
         parts = [self.run.array(name) for name in self.feature_units(role)]
         if not parts:
             return np.zeros((0, 1), np.float32)
-        if not self.projected:
-            return np.concatenate(parts)
-        project = self.projection(draw)
-        return np.concatenate([project(part) for part in parts])
+        return np.concatenate([self.brought_down(part, draw) for part in parts])
 
-    def row_shape(self, synthesis: str | None = None) -> tuple[tuple[int, ...], str]:
-        """Of a row as the classifier of a synthesis sees it: its shape and dtype. No rows are read."""
-        if not self.frozen and not self.own_space(synthesis):
+    def brought_down(self, features: np.ndarray, draw: int) -> np.ndarray:
+        """Features of the backbone as the classifier sees them."""
+        return self.projection(draw)(features) if self.projected else features
+
+    def shown(self, role: str, draw: int, synthesis: str) -> np.ndarray:
+        """Every row of a role as the generator of a synthesis sees it."""
+        return self.pixels(role) if self.pictured(synthesis) else self.vectors(role, draw)
+
+    def row_shape(self, synthesis: str = "") -> tuple[tuple[int, ...], str]:
+        """Of a sample: its shape and dtype. No rows are read."""
+        if self.pictures(synthesis):
             return self.pixels("train").shape[1:], "uint8"
         if self.own_space(synthesis):
-            return self.run.array(self.codes(Lot(str(synthesis), 0), "train")).shape[1:], "float32"
+            return self.run.array(self.codes(Lot(synthesis, 0), "train")).shape[1:], "float32"
         if self.projected:
             return (self.projection(0).basis.shape[1],), "float32"
         return self.run.array(self.feature_units("train")[0]).shape[1:], "float32"
@@ -231,10 +244,18 @@ class Study:
         selection = self.run.table(lot.selected)
         return self.run.array(lot.kept), selection.filter(pc.is_null(selection["drop"]))
 
+    def kept_vectors(self, lot: Lot) -> np.ndarray:
+        """The selected samples of one round as the classifier sees them."""
+        return self.run.array(lot.embedded if self.pictured(lot.synthesis) else lot.kept)
+
     def kept_of(self, lot: Lot) -> tuple[np.ndarray, pa.Table]:
-        """The same of all its rounds, one behind the other."""
+        """The selected samples of all its rounds, one behind the other, and their rows of the selections."""
         arrays, tables = zip(*(self.kept(one) for one in self.rounds(lot)), strict=True)
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays), pa.concat_tables(tables)
+        return _stacked(arrays), pa.concat_tables(tables)
+
+    def kept_vectors_of(self, lot: Lot) -> np.ndarray:
+        """The same samples as the classifier sees them."""
+        return _stacked([self.kept_vectors(one) for one in self.rounds(lot)])
 
     def wishes(self, lot: Lot, columns: list[str]) -> pa.Table:
         """What the plan says of the selected samples of one round, in the same order: `select` keeps that of the plan."""
@@ -306,68 +327,5 @@ class Study:
         return derive(self.recipe.trials.seed, *names)
 
 
-def real_of(
-    study: Study, draw: int, synthesis: str | None = None
-) -> tuple[Rows, np.ndarray, np.ndarray | None]:
-    """Real rows of a draw, in the space of a synthesis: rows, labels, groups."""
-    order, groups = study.draw_rows(draw), study.group_ids("train")
-    rows = Rows.of(study.vectors("train", draw, synthesis), order=order)
-    return rows, study.labels("train")[order], None if groups is None else groups[order]
-
-
-def rows_of(
-    study: Study, draw: int, synthesis: str | None, rounds: int | None = None
-) -> tuple[Rows, np.ndarray, np.ndarray | None, np.ndarray]:
-    """Real rows of a draw with the kept samples behind them: rows, labels, groups, and which rows are synthetic.
-
-    `rounds`: only those of the first so many. A row whose group nobody knows, such as a sample that starts from noise,
-    is in group -1.
-    """
-    rows, labels, groups = real_of(study, draw, synthesis)
-    if synthesis is None:
-        return rows, labels, groups, np.zeros(len(labels), bool)
-    (real,), order = rows.arrays, rows.order
-    arrays, made = [real], [labels]
-    known = [] if groups is None else [groups]
-    for lot in study.rounds(Lot(synthesis, draw))[:rounds]:
-        wanted = study.wishes(lot, ["label", "group"])
-        arrays.append(study.kept(lot)[0])
-        made.append(wanted["label"].to_numpy().astype(np.int64))
-        if groups is not None:
-            known.append(pc.fill_null(wanted["group"], -1).to_numpy().astype(np.int64))
-    labels = np.concatenate(made)
-    everything = np.concatenate([order, len(real) + np.arange(len(labels) - len(order))])
-    synthetic = np.arange(len(labels)) >= len(order)
-    return Rows.of(*arrays, order=everything), labels, np.concatenate(known) if known else None, synthetic
-
-
-def origins_of(study: Study, draw: int, synthesis: str) -> Origins:
-    """Where the synthetic rows of `rows_of` come from, in the same order."""
-    lots = study.rounds(Lot(synthesis, draw))
-    plan = pa.concat_tables(study.wishes(lot, ["label", "source_label", "strength"]) for lot in lots)
-    made = [name for name, _ in study.synthesis(synthesis).scores]
-
-    def score(name: str) -> np.ndarray:
-        if name not in made:
-            raise Refusal(
-                f"a label of {synthesis} goes by the score {name!r}, and its scores are {', '.join(made) or 'none'}: add it"
-            )
-        return np.concatenate([study.score(lot, name) for lot in lots])
-
-    wanted = plan["label"].to_numpy().astype(np.int64)
-    source = pc.coalesce(plan["source_label"], plan["label"]).to_numpy().astype(np.int64)
-    return Origins(wanted, source, plan["strength"].to_numpy(), score)
-
-
-def samples_in(run: Run, name: str) -> tuple[np.ndarray, list[str]]:
-    """The made samples of one shard, in plan order, with their request ids."""
-    table, meta = run.table(name, ["request_id", "status", "x"]), run.meta(name)
-    made = table.filter(np.asarray(table["status"]) == "made")
-    x = np.frombuffer(b"".join(made["x"].to_pylist()), meta["dtype"]).reshape(len(made), *meta["shape"])
-    return x, made["request_id"].to_pylist()
-
-
-def flat(x: np.ndarray) -> np.ndarray:
-    """Rows, of which there may be none, as float32 vectors (n, d); pixels come out in [0, 1]."""
-    made = np.asarray(x).reshape(len(x), math.prod(x.shape[1:])).astype(np.float32, copy=False)
-    return made / 255 if x.dtype == np.uint8 else made
+def _stacked(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)

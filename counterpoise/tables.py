@@ -22,6 +22,7 @@ LISTING = pa.schema(
         ("label", pa.string()),
         ("group", pa.string()),
         ("split", pa.string()),
+        ("caption", pa.string()),
     ]
 )
 
@@ -60,6 +61,7 @@ MANIFEST = pa.schema(
         ("strength", pa.float32()),
         ("seed", pa.int64()),
         ("weight", pa.float32()),
+        ("caption", pa.string()),
     ]
 )
 
@@ -98,6 +100,7 @@ SAMPLES = pa.schema(
         ("reason", pa.string()),
         ("x", pa.binary()),
         ("pixel_hash", pa.string()),
+        ("attempt", pa.int32()),
         ("held", pa.float32()),
         ("unfelt", pa.float32()),
     ]

@@ -16,21 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.numpy import save
 from torch import nn
 
 from counterpoise.classifiers import mixing
 from counterpoise.classifiers.claims import claimed
 from counterpoise.classifiers.decoupling import Rows as Labelled
-from counterpoise.classifiers.decoupling import balanced_accuracy, choose_wise, probe
+from counterpoise.classifiers.decoupling import balanced_accuracy, best, choose_wise, probe
 from counterpoise.classifiers.heads import HeadJob, LinearHead, cosine_scale, train_heads
 from counterpoise.classifiers.training import Lesson, Training, features_of, train_network
 from counterpoise.data.pixels import Rows
+from counterpoise.gathering import origins_of, real_of, rows_of
 from counterpoise.lots import Lot
 from counterpoise.recipe import Fit
-from counterpoise.rundir import Run
-from counterpoise.study import Study, origins_of, real_of, rows_of
+from counterpoise.study import Study
+from counterpoise.trialfiles import build_network, file_of
 
 RATES = ("lr", "momentum", "weight_decay")
 PROBE_STEPS = 300  # of a head on features that are there: as many as the other second stages take
@@ -55,7 +55,7 @@ class Pupil:
         if fit.own:
             real = real_of(study, draw, fit.synthesis)
             return cls(fit, len(study.classes), *real, np.zeros(len(real[1]), bool))
-        rows, labels, groups, synthetic = rows_of(study, draw, fit.synthesis)
+        rows, labels, groups, synthetic = rows_of(study, draw, fit.synthesis, views=fit.views)
         if fit.by_cell and groups is not None:
             groups = np.where(groups < 0, groups, labels * len(study.groups) + groups)
         wanted, classes = labels[synthetic], len(study.classes)
@@ -289,28 +289,27 @@ def _batch_of_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finis
                 reduction=fit.reduction,
             )
         )
-    heads = train_heads(
-        features,
-        jobs,
-        real=pupils[first[trials[0]]].real,
-        # Where the recipe's rates are those of a network on pixels, heads on codes take their own.
-        **({name: getattr(training, name) for name in RATES} if study.frozen else {}),
-    )
+    # Where the recipe's rates are those of a network on pixels, heads on codes take their own.
+    rates = {name: getattr(training, name) for name in RATES} if study.frozen else {}
+    real, decays = pupils[first[trials[0]]].real, training.decays if study.frozen else ()
+    tried = [
+        train_heads(features, jobs, real=real, **(rates | changed))
+        for changed in ([{"weight_decay": decay} for decay in decays] or [{}])
+    ]
     seen: dict[int, Labelled] = {}  # of one draw: wide features are not copied for every trial
-    for trial, head in zip(trials, heads, strict=True):
+    for at, trial in enumerate(trials):
         key, pupil = first[trial], pupils[first[trial]]
+        head, chosen = tried[0][at], {}
+        if decays:
+            val = _validation(study, None, study.draw_of(trial), fit.synthesis)
+            found = ((decay, heads[at]) for decay, heads in zip(decays, tried, strict=True))
+            decay, head = best(found, val)
+            chosen = {"weight_decay": decay}
         if key not in seen:
             order = pupil.rows.order
             whole = np.array_equal(order, np.arange(len(features)))
             seen = {key: pupil.labelled(features if whole else features[order])}
-        yield Finished(trial, None, head, seen[key], pupil.prior(1.0), pupil.told)
-
-
-def build_network(study: Study, fit: Fit, seed: int) -> nn.Module:
-    facts = study.facts
-    return study.recipe.network(
-        facts["channels"], len(study.classes), facts["size"], seed=seed, cosine=bool(fit.loss.cosine)
-    )
+        yield Finished(trial, None, head, seen[key], pupil.prior(1.0), chosen | pupil.told)
 
 
 def head_of(net: nn.Module, fit: Fit) -> LinearHead:
@@ -343,52 +342,3 @@ def _validation(study: Study, net: nn.Module | None, draw: int = 0, synthesis: s
     labels, groups = study.labels("val"), study.group_ids("val")
     vectors = study.vectors("val", draw, synthesis)
     return Labelled(vectors if net is None else features_of(net, Rows.of(vectors)).numpy(), labels, groups)
-
-
-# --- reading ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TrialFile:
-    """A committed trial file."""
-
-    run: Run
-    unit: str
-
-    def _open(self):  # type: ignore[no-untyped-def]
-        return safe_open(self.run / self.unit, "np")
-
-    @property
-    def notes(self) -> dict[str, Any]:
-        with self._open() as file:
-            return json.loads(file.metadata()["notes"])
-
-    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        with self._open() as file:
-            return {
-                name.removeprefix(prefix): file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 - a handle, not a mapping
-                if name.startswith(prefix)
-            }
-
-    def head(self, trial: int, arm: str) -> LinearHead:
-        return LinearHead.load(self.arrays(f"{trial}/{arm}/"))
-
-    def val_logits(self, trial: int, arm: str) -> np.ndarray:
-        with self._open() as file:
-            return file.get_tensor(f"{trial}/{arm}/val_logits")
-
-    def network(self, study: Study, trial: int) -> nn.Module | None:
-        fit = study.recipe.fit(self.unit.split("/")[1])
-        if study.linear(fit):
-            return None
-        net = build_network(study, fit, seed=0)
-        net.load_state_dict({k: torch.from_numpy(v) for k, v in self.arrays(f"{trial}/net/").items()})
-        return net.eval()
-
-
-def file_of(study: Study, arm: str, trial: int) -> TrialFile:
-    """Where one trial of one arm lies."""
-    fit = study.recipe.fit(next(a.fit for a in study.recipe.arms if a.name == arm))
-    unit = next(unit for unit in study.trial_units(fit) if trial in study.trials_in(unit))
-    return TrialFile(study.run, unit)

@@ -24,12 +24,14 @@ from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
 from counterpoise.classifiers.training import Training, features_of, train_network
 from counterpoise.classifiers.tutor import Cloud, Ensemble, Member, Tutor
 from counterpoise.data.pixels import Rows, as_seen
+from counterpoise.gathering import rows_of
 from counterpoise.lots import Lot
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.proposals.budgets import Needs
 from counterpoise.recipe import Fit
-from counterpoise.study import Study, rows_of
-from counterpoise.trials import RATES, Pupil, build_network, head_of
+from counterpoise.study import Study
+from counterpoise.trialfiles import build_network
+from counterpoise.trials import RATES, Pupil, head_of
 
 JUDGE = "judge"
 
@@ -43,7 +45,7 @@ def make_tutor(study: Study, unit: str) -> None:
     names = [str(k) for k in range(tutor.members)] + [JUDGE]
     if study.synthesis(lot.synthesis).by_group:
         study.cells("val")  # refuses rows without a group before anything is trained
-    made = (_heads if study.frozen else _networks)(study, lot, tutor, fit, names)
+    made = taught(study, lot, _pupil(study, lot, fit), names)
     labels = study.labels("val")
     real, targets = _real(study, lot)
     arrays: dict[str, np.ndarray] = {}
@@ -91,10 +93,19 @@ def _training(study: Study, lot: Lot, tutor: Tutor) -> Training:
     return replace(training, steps=steps)
 
 
-def _networks(
-    study: Study, lot: Lot, tutor: Tutor, fit: Fit, names: list[str]
+def taught(
+    study: Study, lot: Lot, pupil: Pupil, names: list[str]
 ) -> dict[str, tuple[nn.Module | None, LinearHead]]:
-    pupil, training = _pupil(study, lot, fit), _training(study, lot, tutor)
+    """Classifiers of these names, each with a seed of its own; without a network where features are frozen."""
+    tutor = study.synthesis(lot.synthesis).tutor
+    assert tutor is not None
+    return (_heads if study.frozen else _networks)(study, lot, pupil, _training(study, lot, tutor), names)
+
+
+def _networks(
+    study: Study, lot: Lot, pupil: Pupil, training: Training, names: list[str]
+) -> dict[str, tuple[nn.Module | None, LinearHead]]:
+    fit = pupil.fit
     before = TutorFile(study, lot.before) if lot.round else None
     made: dict[str, tuple[nn.Module | None, LinearHead]] = {}
     for name in names:
@@ -112,9 +123,9 @@ def _networks(
 
 
 def _heads(
-    study: Study, lot: Lot, tutor: Tutor, fit: Fit, names: list[str]
+    study: Study, lot: Lot, pupil: Pupil, training: Training, names: list[str]
 ) -> dict[str, tuple[nn.Module | None, LinearHead]]:
-    pupil, training = _pupil(study, lot, fit), _training(study, lot, tutor)
+    fit = pupil.fit
     before = TutorFile(study, lot.before) if lot.round else None
     features = pupil.rows.raw(np.arange(len(pupil.rows)))
     teachers = [name for name in names if name != JUDGE]
@@ -135,7 +146,8 @@ def _heads(
     ]
     rates = {name: getattr(training, name) for name in RATES}
     heads = train_heads(features, jobs, real=np.flatnonzero(~pupil.synthetic), **rates)
-    return {name: (None, head) for name, head in zip(names, [*heads, heads[0]], strict=True)}
+    of = dict(zip(teachers, heads, strict=True))
+    return {name: (None, of.get(name, heads[0])) for name in names}
 
 
 def _score(study: Study, lot: Lot, logits: np.ndarray) -> float:

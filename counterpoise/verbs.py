@@ -117,24 +117,27 @@ def predict(
 
 def export(
     path: RunPath,
-    to: Annotated[str, typer.Option(help="imagefolder | parquet | diffusers")],
+    to: Annotated[str, typer.Option(help="imagefolder | parquet | diffusers | lora")],
     out_: Annotated[Path, typer.Option("--out", help="An empty or absent directory.", show_default=False)],
     arm: Annotated[
         str, typer.Option(help="Whose samples go in [default: the recommended arm's].", show_default=False)
     ] = "",
 ) -> None:
-    """Write the balanced data set (real training images and kept samples), or the generator as a diffusers pipeline.
+    """Write the balanced data set (real training images and kept samples), the generator as a diffusers pipeline, or what a
+    text-to-image model has learnt: its adapters and words, for diffusers and for programs that read kohya's layout.
 
     Examples:
 
       counterpoise export runs/digits --to parquet --out balanced/
 
       counterpoise export runs/digits --to diffusers --arm diffusion --out generator/
-    """
-    from counterpoise.delivery import export_data, export_generator
 
-    if to == "diffusers":
-        name = export_generator(path, out_, arm)
+      counterpoise export runs/photos --to lora --arm diff-mix --out photos_lora/
+    """
+    from counterpoise.delivery import FORMS, export_data, export_generator
+
+    if to in FORMS:
+        name = export_generator(path, out_, arm, to=to)
         out.print(f"the generator of {name} in {out_}; its README.md says how to sample", markup=False)
         return
     written = export_data(path, to, out_, arm)

@@ -150,6 +150,8 @@ def test_fidelity_needs_pictures_and_export_a_generator(capsys, finished, tmp_pa
         call(capsys, "fidelity", str(finished.path), "--judge", "inception:x", "--synthesis", "magic")
     with pytest.raises(Refusal, match="no generator that diffusers knows"):
         call(capsys, "export", str(finished.path), "--to", "diffusers", "--out", str(tmp_path / "out"))
+    with pytest.raises(Refusal, match="no generator with adapters or words of its own; name one with --arm"):
+        call(capsys, "export", str(finished.path), "--to", "lora", "--out", str(tmp_path / "out"))
 
 
 def test_flags_with_a_few_words_to_choose_from_or_none_at_all():

@@ -31,9 +31,11 @@ from counterpoise.diffusion import criteria, denoisers, feedback, guides
 from counterpoise.diffusion import losses as targets
 from counterpoise.diffusion.denoisers import Cond
 from counterpoise.diffusion.min_snr import MinSNR
+from counterpoise.diffusion.stopping import EarlyStop
 from counterpoise.diffusion.training import Schooling
 from counterpoise.generators import simple, transfer
 from counterpoise.generators.adapting import Adapt
+from counterpoise.generators.exemplars import Exemplars
 from counterpoise.generators.feature_diffusion import FeatureDiffusion
 from counterpoise.generators.generator import Context, Lesson
 from counterpoise.generators.latent_mixture import LatentMixture
@@ -41,10 +43,14 @@ from counterpoise.generators.pixel_diffusion import PixelDiffusion
 from counterpoise.generators.stable_diffusion import StableDiffusion
 from counterpoise.nets import vae
 from counterpoise.nets.dit import DiT
+from counterpoise.nets.image_adapters import ImageAdapter
+from counterpoise.nets.lora_files import Adapter
 from counterpoise.nets.mlp import MLP
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.nets.unet import UNet
+from counterpoise.nets.words import SENTENCES
 from counterpoise.proposals import budgets, pairings
+from counterpoise.proposals.strengths import Enough
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores import duplicates, select
 from counterpoise.scores import feedback as said
@@ -158,6 +164,8 @@ FAMILIES = {
         budgets.ByNeed(),
         budgets.ByNeed(total=40, of="entropy", cap=None),
         budgets.Adaptive(),
+        budgets.Even(2.0),
+        budgets.Piloted(),
     ],
     "pairing": [
         pairings.FromNoise(),
@@ -202,6 +210,14 @@ OTHERS = [
     pseudo.PseudoLabels("bs"),
     claims.ByStrength(),
     claims.Confident(),
+    claims.Measured(),
+    Enough(),
+    EarlyStop(),
+    Adapter("a.safetensors", 0.8),
+    ImageAdapter("a.safetensors", "encoder"),
+    Exemplars(elements=0.5),
+    Adapt(places=("attention", "text"), prior=0.25),
+    Adapt(templates=SENTENCES[:2], captioned=0.5, stop=EarlyStop()),
     Tutor("bs"),
     NonLeaky(),
     Mirror(),
@@ -226,6 +242,7 @@ OTHERS = [
 #: Parts whose example needs more than their settings, and where their own tests are.
 ELSEWHERE = {
     "Clip": "tests/scores/test_clip.py",
+    "Turned": "tests/scores/test_turned.py",
     "Finetuned": "tests/nets/test_finetuned.py",
     "WiSE": "tests/classifiers/test_decoupling.py",
 }

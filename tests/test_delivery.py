@@ -3,11 +3,11 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from studies import photo
+from studies import fill, photo
 
 from counterpoise import Predictor, Refusal, export_data
 from counterpoise.study import Study
-from counterpoise.trials import file_of
+from counterpoise.trialfiles import file_of
 
 
 def test_the_folder_needs_no_run_and_says_what_the_run_says(finished, tmp_path):
@@ -71,3 +71,40 @@ def test_nothing_is_written_over(finished, tmp_path):
     with pytest.raises(Refusal, match="there is no arm 'x'"):
         export_data(finished.path, "parquet", tmp_path / "new", arm="x")
     assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_what_a_text_to_image_model_has_learnt_is_taken_home(tmp_path, capsys, monkeypatch):
+    """From a run on the command line to files that say which classes they know."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
+    from counterpoise import Data, Holdout, Trials, open_source
+    from counterpoise.cli import app
+    from counterpoise.pipeline import execute
+    from counterpoise.recipes.interclass_mix import interclass_mix
+    from counterpoise.spaces import latents
+    from counterpoise.spaces.preview import SmallDecoder
+
+    monkeypatch.setattr(latents, "PREVIEW", SmallDecoder(steps=5))
+    photos = fill(tmp_path / "photos", {"apple": 12, "rose": 8})
+    data = Data(open_source(str(photos)), size=16, holdout=Holdout(val=0.2, test=0.25))
+    recipe = interclass_mix(data, Trials(2), base="miniature", smoke=True, fit_steps=2)
+    made, out = execute(recipe, tmp_path / "run", 0, until="fit"), tmp_path / "taken"
+
+    def export(arm):
+        told = ["export", str(made.path), "--to", "lora", "--arm", arm, "--out", str(out)]
+        app(told, standalone_mode=False)
+        return " ".join(capsys.readouterr().out.split())
+
+    assert "its README.md says how to sample" in export("diff-mix")
+    assert {path.name for path in out.iterdir()} == {
+        "README.md",
+        "learned_embeds.safetensors",
+        "pytorch_lora_weights.safetensors",
+        "taken_kohya.safetensors",
+    }
+    assert "- rose: `" in (out / "README.md").read_text()
+    with pytest.raises(Refusal, match="not an empty directory"):
+        export("diff-mix")
+    shutil.rmtree(out)
+    with pytest.raises(Refusal, match="nothing of miniature is learnt by this generator"):
+        export("real-mix")

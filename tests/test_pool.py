@@ -27,7 +27,8 @@ from counterpoise.recipe import Arm, Fit, Recipe, Synthesis
 from counterpoise.rundir import Run
 from counterpoise.scores.select import KeepAll
 from counterpoise.study import Study
-from counterpoise.trials import Pupil, file_of
+from counterpoise.trialfiles import file_of
+from counterpoise.trials import Pupil
 
 CLASSES = {"a": 60, "b": 40, "c": 30}
 FILLED = Synthesis("copies", Copies(), FillUp(), SameClass(), select=KeepAll())

@@ -69,6 +69,19 @@ class Confident:
         return np.where(sure, 1.0, self.otherwise(origins))
 
 
+@part
+class Measured:
+    """The share that a classifier gives to the class wanted, of that and the source's: no rule, a measurement.
+
+    `score` names it, as `scores.turned.Turned` is, whose classifier has not seen the source.
+    """
+
+    score: str = "turned"
+
+    def __call__(self, origins: Origins) -> np.ndarray:
+        return origins.score(self.score)
+
+
 def claimed(labels: np.ndarray, origins: Origins, rule: Claims, classes: int) -> np.ndarray:
     """Labels (n,), those of synthetic rows last => as they are, or soft (n, C) float32 if some row claims two classes."""
     share = np.where(origins.wanted == origins.source, 1, rule(origins)).astype(np.float32)

@@ -32,7 +32,7 @@ class Classifier(Protocol):
 
 @part
 class Training:
-    """Optimiser settings, the same for every arm."""
+    """Optimiser settings, the same for every arm. Linear heads try all `decays` instead, and validation chooses."""
 
     steps: Annotated[int, Field(ge=1)] = 400
     batch: Annotated[int, Field(ge=1)] = 64
@@ -40,6 +40,7 @@ class Training:
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    decays: tuple[Annotated[float, Field(ge=0)], ...] = ()
 
     def rate(self, step: int) -> float:
         """Linear warm-up, then half a cosine to zero."""

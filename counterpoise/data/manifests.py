@@ -1,4 +1,4 @@
-"""Manifests: a CSV, JSON-lines or Parquet table with a row for each image: path, label, group, split.
+"""Manifests: a CSV, JSON-lines or Parquet table with a row for each image: path, label, group, split, caption.
 
 Every path is checked before anything is opened; an unknown column is refused, a row without label goes to quarantine.
 """
@@ -40,6 +40,8 @@ COLUMNS = {
     "label": "label",
     "group": "group",
     "split": "split",
+    "caption": "caption",
+    "text": "caption",
 }
 
 Record = dict[str, str | None] | Problem
@@ -47,7 +49,7 @@ Record = dict[str, str | None] | Problem
 
 @part
 class Manifest:
-    """A table with a row per image: path (or file_name, image_path), label, and maybe group and split.
+    """A table with a row per image: path (or file_name, image_path), label, and maybe group, split and caption (or text).
 
     Rows of the split `unlabelled` need no label. Paths are relative to `root`, by default the folder of the manifest.
     """
@@ -89,7 +91,7 @@ class Manifest:
             elif record.get("label") is None:
                 yield Problem(path, "missing label")
             else:
-                yield Row(path, record["label"], record.get("group"), role)
+                yield Row(path, record["label"], record.get("group"), role, record.get("caption"))
 
 
 def find_manifest(folder: Path) -> Manifest | None:

@@ -66,6 +66,7 @@ class Row(NamedTuple):
     label: str | None
     group: str | None = None
     split: str | None = None
+    caption: str | None = None
 
 
 class Problem(NamedTuple):
@@ -97,6 +98,7 @@ def make_listing(
         "label": [row.label for row in rows],
         "group": [row.group for row in rows],
         "split": [row.split for row in rows],
+        "caption": [row.caption for row in rows],
     }
     names = (
         list(classes)

@@ -29,11 +29,16 @@ class Cond:
 
     label: Tensor | None = None  # (b,) int64
     augment: Tensor | None = None  # (b, k): how the training image was changed; None or zeros: not at all
+    text: Tensor | None = (
+        None  # (b, tokens) int64: the words that say so in training; None: those of the label
+    )
+    image: Tensor | None = None  # (b, d): what is told of a real picture; None or zeros: of none
 
     def null(self) -> Cond:
         """The same rows, asked for nothing: the other branch of classifier-free guidance."""
         label = None if self.label is None else torch.full_like(self.label, NO_LABEL)
-        return replace(self, label=label)
+        image = None if self.image is None else torch.zeros_like(self.image)
+        return replace(self, label=label, image=image)
 
     def relabelled(self, label: Tensor) -> Cond:
         return replace(self, label=label)
@@ -46,7 +51,12 @@ class Cond:
             assert (a is None) == (b is None), "one half is asked for something, the other is not"
             return None if a is None or b is None else torch.cat([a, b])
 
-        return Cond(both(first.label, second.label), both(first.augment, second.augment))
+        return Cond(
+            both(first.label, second.label),
+            both(first.augment, second.augment),
+            both(first.text, second.text),
+            both(first.image, second.image),
+        )
 
 
 class Denoiser(Protocol):
@@ -195,7 +205,7 @@ class Flow:
     def denoiser(self, net: Network) -> Denoiser:
         def denoise(x: Tensor, sigma: Tensor, cond: Cond) -> Tensor:
             t = sigma / (1 + sigma)
-            line = x * wide(1 - t, x)  # x_t
+            line = x * wide(1 / (1 + sigma), x)  # x_t; 1 - t would be lost where t is all but 1
             return line - wide(t, x) * net(line, t, cond)
 
         return denoise

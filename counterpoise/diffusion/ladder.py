@@ -5,11 +5,17 @@ A sampler takes one step from each rung to the next. Nothing here knows networks
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from counterpoise.diffusion.denoisers import Schedule
 from counterpoise.types import Refusal
+
+LARGEST_FLOW = 2.0**20  # instead of infinite noise: a millionth of the clean x is in it
+
+ROUNDED = 4  # digits of a number of steps that count
 
 
 def _grounded(sigmas: Tensor) -> Tensor:
@@ -37,10 +43,24 @@ def discrete(schedule: Schedule, steps: int) -> Tensor:
     return _grounded(schedule.sigmas[passed - 1])
 
 
+def flow(steps: int, shift: float = 1.0, last: float | None = None) -> Tensor:
+    """Rungs of a flow, sigma = t / (1 - t): t evenly from 1 to `last`, by default 1 / steps, then shifted to more noise.
+
+    t' = shift t / (1 + (shift - 1) t) (Esser et al. 2024, Equation 23). The first is noise alone, or all but: sigma is finite.
+    """
+    even = torch.linspace(1, last or 1 / steps, steps, dtype=torch.float64)
+    t = shift * even / (1 + (shift - 1) * even)
+    return _grounded((t / (1 - t)).clamp(max=LARGEST_FLOW))
+
+
 def cut(ladder: Tensor, strength: float) -> Tensor:
-    """The last `strength` of the steps (SDEdit, Meng et al. 2022): 1 is all of them, 0 leaves only the final 0."""
+    """The last `strength` of the steps (SDEdit, Meng et al. 2022): 1 is all of them, 0 leaves only the final 0.
+
+    Whole steps below that share, int(steps * strength), as diffusers and the code of the papers have it.
+    """
     steps = len(ladder) - 1
-    return ladder[steps - round(strength * steps) :]
+    # A plan keeps strengths as float32: 0.7 of 20 steps reads 13.9999998 and means 14.
+    return ladder[steps - math.floor(round(strength * steps, ROUNDED)) :]
 
 
 def from_sigma(ladder: Tensor, sigma: float) -> Tensor:

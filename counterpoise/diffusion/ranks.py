@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,10 @@ class Ranks:
     def wrap(self, net: nn.Module) -> nn.Module:
         """A network whose gradients are averaged over all processes."""
         return net if self.accelerator is None else self.accelerator.prepare(net)
+
+    def mean(self, number: Tensor) -> float:
+        """The same for all, so that all decide alike."""
+        return float(number if self.accelerator is None else self.accelerator.reduce(number, "mean"))
 
     def wait(self) -> None:
         if self.accelerator is not None:

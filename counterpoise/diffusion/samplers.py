@@ -1,7 +1,7 @@
 """Samplers: from x at the first rung of a ladder down to a clean sample, one network call per step (Heun: two).
 
 Each is one function of the same signature, in the space of `denoisers`, x = x0 + sigma n. None calls the denoiser at
-sigma 0, none knows guides, and their randomness belongs to the row: only the two ancestral ones read the seeds.
+sigma 0, none knows guides, and their randomness belongs to the row: only the ancestral ones and lcm read the seeds.
 """
 
 from __future__ import annotations
@@ -102,6 +102,18 @@ def _ancestral(
     return x
 
 
+def lcm(denoise: Denoiser, x: Tensor, ladder: Tensor, cond: Cond, seeds: Seeds) -> Tensor:
+    """Luo et al. 2023 (arXiv 2310.04378), Algorithm 3, for networks that were distilled to it: an estimate, noised anew.
+
+    Of their boundary conditions c_skip is 0 and c_out 1 but for the very lowest noise. Streams of noise as in `ancestral`.
+    """
+    for k, (sigma, lower) in enumerate(_steps(ladder)):
+        x = denoise(x, _level(sigma, x), cond)
+        if lower > 0:
+            x = x + lower * row_noise(seeds, x.shape[1:], stream=k + 1).to(x)
+    return x
+
+
 SAMPLERS: dict[str, Sampler] = {
     "ancestral": ancestral,
     "ancestral_small": ancestral_small,
@@ -109,6 +121,7 @@ SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
     "heun": heun,
     "dpmpp_2m": dpmpp_2m,
+    "lcm": lcm,
 }
 
 

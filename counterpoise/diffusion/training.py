@@ -7,31 +7,29 @@ and a training that was stopped goes on exactly as if it had not been.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Protocol
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from counterpoise.diffusion.denoisers import NO_LABEL, Cond
+from counterpoise.diffusion.batches import Augment, Batches, Material
+from counterpoise.diffusion.denoisers import Denoiser
 from counterpoise.diffusion.losses import ClassBalancing, Objective, denoising_loss
 from counterpoise.diffusion.precision import autocast
 from counterpoise.diffusion.ranks import Ranks
+from counterpoise.diffusion.stopping import Looks
 from counterpoise.diffusion.tally import Tally
 from counterpoise.nets.adam import Adam
 from counterpoise.nets.ema import EMA
-from counterpoise.seeding import derive, generator
+from counterpoise.seeding import derive
 from counterpoise.types import Refusal, part
 
-#: Rows => changed rows, and what was done to each of them, if the network is to be told.
-Augment = Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor | None]]
-
 LOG_EVERY = 100  # steps
+LOOKED_AT = 256  # views of the rows that are put aside
 LR = 1e-3
 
 
@@ -67,21 +65,6 @@ class Schooling:
         return top * 0.5 * (1 + math.cos(math.pi * (step - ramp) / (self.steps - ramp)))
 
 
-@dataclass(frozen=True)
-class Material:
-    """What is learnt from: rows as tensors of the space (about [-1, 1]), by number, with their labels."""
-
-    rows: Callable[[np.ndarray], Tensor]
-    labels: np.ndarray
-    classes: int
-    pool: Callable[[np.ndarray], Tensor] | None = None
-    pool_size: int = 0
-
-    @cached_property
-    def counts(self) -> Tensor:
-        return torch.from_numpy(np.bincount(self.labels, minlength=self.classes)).float()
-
-
 class Keeper(Protocol):
     """Where the state of a training lies, and who hears of its progress."""
 
@@ -115,11 +98,14 @@ def train_denoiser(
         net = net.to(ranks.device).train()
         weights = list(net.parameters())
         adam, ema, first = Adam(weights, clip=settings.clip), EMA(net, settings.ema), 0
+        looks = None if material.stop is None else Looks(material.stop, ema.net)
         if (found := keeper.resume()) is not None:
             first, state = found
-            _restore(net, ema, adam, state)
+            _restore(net, ema, adam, looks, state)
         batches = Batches(material, settings, seed, augment, balance)
-        denoise = objective.parametrisation.denoiser(autocast(ranks.wrap(net), ranks.device, settings.bf16))
+        read = objective.parametrisation
+        denoise = read.denoiser(autocast(ranks.wrap(net), ranks.device, settings.bf16))
+        averaged = read.denoiser(autocast(ema.net, ranks.device, settings.bf16))
         tally = Tally()
         for step in range(first, settings.steps):
             torch.manual_seed(derive("dropout", seed, step, ranks.rank))
@@ -141,12 +127,35 @@ def train_denoiser(
             done = step + 1
             if ranks.leads and (done % LOG_EVERY == 0 or done == settings.steps):
                 keeper.log({"step": done, "of": settings.steps} | tally.told(len(errors) * ranks.world))
+            if looks is not None and (done % looks.settings.every == 0 or done == settings.steps):
+                error = ranks.mean(_aside(averaged, objective, batches, ranks.device))
+                enough = looks(error)
+                if ranks.leads:
+                    keeper.log({"step": done, "of": done if enough else settings.steps, "aside": error})
+                if enough:
+                    break
             if done < settings.steps and ranks.leads and keeper.due():
                 _refuse_nan(_size(weights), step, keeper, settings)
-                keeper.save(done, _state(net, ema, adam))
+                keeper.save(done, _state(net, ema, adam, looks))
                 keeper.preview(done, ema.net)
         _refuse_nan(_size(weights), settings.steps, keeper, settings)
+        if looks is not None:
+            looks.finish()
         return ema.net
+
+
+@torch.no_grad()
+def _aside(denoise: Denoiser, objective: Objective, batches: Batches, device: torch.device) -> Tensor:
+    """The mean error on the rows put aside: the same views, noise levels and noise every time."""
+    assert batches.material.aside is not None
+    settings = dataclasses.replace(batches.settings, unlabelled=0.0)
+    aside = dataclasses.replace(batches, material=batches.material.aside, settings=settings, balance=None)
+    errors = []
+    for number in range(-(-LOOKED_AT // settings.batch)):
+        batch = aside(number, objective).to(device)
+        found, _ = denoising_loss(denoise, objective, batch.x0, batch.sigma, batch.noise, batch.cond)
+        errors.append(found.mean())
+    return torch.stack(errors).mean()
 
 
 def _size(weights: Sequence[Tensor]) -> Tensor:
@@ -169,12 +178,14 @@ def _refuse_nan(number: Tensor, step: int, keeper: Keeper, settings: Schooling) 
         )
 
 
-def _state(net: nn.Module, ema: EMA, adam: Adam) -> dict[str, Tensor]:
+def _state(net: nn.Module, ema: EMA, adam: Adam, looks: Looks | None) -> dict[str, Tensor]:
     parts = {"net": net.state_dict(), "ema": ema.state(), "adam": adam.state()}
+    if looks is not None:
+        parts["looks"] = looks.state()
     return {f"{name}/{key}": value for name, part_ in parts.items() for key, value in part_.items()}
 
 
-def _restore(net: nn.Module, ema: EMA, adam: Adam, state: dict[str, Tensor]) -> None:
+def _restore(net: nn.Module, ema: EMA, adam: Adam, looks: Looks | None, state: dict[str, Tensor]) -> None:
     def of(name: str) -> dict[str, Tensor]:
         return {
             key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")
@@ -183,89 +194,5 @@ def _restore(net: nn.Module, ema: EMA, adam: Adam, state: dict[str, Tensor]) -> 
     net.load_state_dict(of("net"))
     ema.load(of("ema"))
     adam.load(of("adam"))
-
-
-# --- batches -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Everything one step looks at."""
-
-    x0: Tensor
-    sigma: Tensor  # (b,)
-    noise: Tensor
-    cond: Cond
-    other: Tensor | None  # (b,) the labels y' of the class-balancing loss
-
-    def share(self, rank: int, world: int) -> Batch:
-        """The rows of one of several processes: they draw the same batch and take their part of it."""
-        mine = slice(rank * len(self.x0) // world, (rank + 1) * len(self.x0) // world)
-        return self._each(lambda value: value[mine])
-
-    def to(self, device: torch.device) -> Batch:
-        return self._each(lambda value: value.to(device, non_blocking=True))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        def maybe(value: Tensor | None) -> Tensor | None:
-            return None if value is None else change(value)
-
-        cond = Cond(maybe(self.cond.label), maybe(self.cond.augment))
-        return Batch(change(self.x0), change(self.sigma), change(self.noise), cond, maybe(self.other))
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The batch of a step, from the step's number alone."""
-
-    material: Material
-    settings: Schooling
-    seed: int
-    augment: Augment | None = None
-    balance: ClassBalancing | None = None
-
-    def __call__(self, step: int, objective: Objective) -> Batch:
-        settings, rng = self.settings, torch.Generator().manual_seed(derive("step", self.seed, step))
-        labelled = self._labelled(step)
-        picked = self._rows("rows", len(self.material.labels), step, labelled)
-        label = torch.from_numpy(self.material.labels[picked])
-        x0 = self.material.rows(picked)
-        if labelled < settings.batch:
-            assert self.material.pool is not None, "pool rows were asked for, and there is no pool"
-            more = self._rows("pool", self.material.pool_size, step, settings.batch - labelled)
-            x0 = torch.cat([x0, self.material.pool(more)]) if labelled else self.material.pool(more)
-            label = torch.cat([label, torch.full((len(more),), NO_LABEL)])
-        dropped = torch.rand(len(label), generator=rng) < settings.unlabelled
-        told = None
-        if self.augment is not None:
-            x0, told = self.augment(x0, rng)
-        other = None
-        if self.balance is not None:
-            other = self.balance.draw(self.material.counts, len(label), rng)
-        return Batch(
-            x0,
-            objective.draw(len(label), rng),
-            # numpy's generator takes the whole seed; torch's, 32 bits of it, would repeat a step's noise
-            torch.from_numpy(generator("noise", self.seed, step).standard_normal(x0.shape, np.float32)),
-            Cond(torch.where(dropped, NO_LABEL, label), told),
-            other,
-        )
-
-    def _labelled(self, step: int) -> int:
-        """How many rows of this step's batch carry a label at all."""
-        if self.material.pool is None:
-            return self.settings.batch
-        if step < self.settings.pretrain * self.settings.steps:
-            return 0
-        return self.settings.batch - round(self.settings.pool_share * self.settings.batch)
-
-    def _rows(self, name: str, size: int, step: int, n: int) -> np.ndarray:
-        """Views n * step and on, of passes over all rows, each pass in an order of its own."""
-        views = np.arange(n * step, n * (step + 1))
-        order = {turn: _order(name, self.seed, turn, size) for turn in np.unique(views // size).tolist()}
-        return np.array([order[view // size][view % size] for view in views.tolist()], np.int64)
-
-
-@lru_cache(maxsize=16)
-def _order(name: str, seed: int, turn: int, size: int) -> np.ndarray:
-    return generator("pass", name, seed, turn).permutation(size)
+    if looks is not None:
+        looks.load(of("looks"))

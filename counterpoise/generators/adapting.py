@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -10,13 +12,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from counterpoise.diffusion.training import Material
+from counterpoise.diffusion.batches import Material
+from counterpoise.diffusion.stopping import EarlyStop
+from counterpoise.generators.exemplars import Exemplars
 from counterpoise.generators.generator import Lesson
-from counterpoise.nets.lora import Place, merged, put_adapters
-from counterpoise.nets.prompted import Inverted, Spoken, TextToImage
-from counterpoise.nets.stable_diffusion import Base
+from counterpoise.generators.prior import Known
+from counterpoise.generators.telling import Texts
+from counterpoise.nets.lora import Place, merged, put_adapters, put_text_adapters
+from counterpoise.nets.prompted import Inverted, Read, Spoken, TextToImage
+from counterpoise.nets.stable_diffusion import Base, open_tokens
 from counterpoise.nets.tokens import Tokens
-from counterpoise.nets.words import said
+from counterpoise.nets.words import prompts, said
 from counterpoise.spaces.latents import Latents
 from counterpoise.types import Refusal, part
 
@@ -28,9 +34,17 @@ class Adapt:
     """What of a text-to-image model is learnt, and from which rows.
 
     `kind` "lora" puts adapters of `rank` beside its layers in `places`, "full" trains the whole U-Net, "words" nothing of it.
+    The place "text" is the attention of the CLIPs that read prompts, the others are in the U-Net.
     Each class is `words` words of its own, which begin as the mean of its name's; with none it is its name. Of the rows
     seen, `balanced` are drawn as if all classes were equally large, the others as they are; `flip` mirrors half of them.
     `min_snr` is the gamma of Min-SNR weighting; without it all errors cost the same.
+
+    Words are learnt from the prompt and the `templates`, one of them drawn for each view (`nets.words.SENTENCES` are some), so
+    that they learn the class and not a sentence. Of the rows that have a caption, the share `captioned` hears it behind the
+    prompt: what it says need not be learnt as the class. `stop` ends the learning early.
+
+    The share `prior` of what is seen are no rows, but pictures that the model made for the class names before it learnt,
+    and that it hears the names with, so that it keeps what it knew of them (`generators.prior`).
     """
 
     kind: Literal["lora", "full", "words"] = "lora"
@@ -40,6 +54,10 @@ class Adapt:
     balanced: Annotated[float, Field(ge=0, le=1)] = 1.0
     flip: bool = False
     min_snr: Annotated[float, Field(gt=0)] | None = None
+    templates: tuple[str, ...] = ()
+    captioned: Annotated[float, Field(ge=0, le=1)] = 0.0
+    prior: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         if self.kind == "words" and not self.words:
@@ -48,52 +66,130 @@ class Adapt:
             )
         if self.kind == "lora" and not self.places:
             raise Refusal("Adapt: adapters need layers to lie beside, and places is empty: name 'attention'")
+        if self.prior and not self.words:
+            raise Refusal(
+                "Adapt: prior keeps what a class name meant, and with 0 words it is the name that is learnt: give each class a "
+                "word, or leave prior at 0"
+            )
+        if self.varies and not (self.words or self.reads):
+            raise Refusal(
+                "Adapt: words are learnt from templates and captions, and there are 0 words: give each class a word, "
+                "or name 'text' among places"
+            )
+        for template in self.templates:
+            prompts(template, ["class"])  # refuses one that names no class
+
+    @property
+    def varies(self) -> bool:
+        """Whether rows of one class hear more than one text."""
+        return bool(self.templates or self.captioned or self.prior)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it learns how to read."""
+        return self.kind == "lora" and "text" in self.places
 
     def network(self, base: Base, prompt: str, classes: Sequence[str], seed: int) -> TextToImage:
-        heard = self._prompts(base, prompt, classes)
-        if self.kind == "lora":
+        heard = self._prompts(base, prompt, classes, seed)
+        beside = [place for place in self.places if place != "text"]
+        if self.kind == "lora" and beside:
             unet = base.unet()
-            return TextToImage(unet, heard, put_adapters(unet, self.rank, self.places, seed))
+            return TextToImage(unet, heard, put_adapters(unet, self.rank, beside, seed), base.seen)
         unet = base.frozen_unet
-        return TextToImage(unet, heard, dict(unet.named_parameters()) if self.kind == "full" else {})
+        learnt = dict(unet.named_parameters()) if self.kind == "full" else {}
+        return TextToImage(unet, heard, learnt, base.seen)
 
     def to_sample(self, base: Base, net: TextToImage) -> TextToImage:
         """The same network without layers beside its layers, which are a third of the time that samples take."""
         if self.kind != "lora":
             return net
-        return TextToImage(base.frozen_unet, net.prompts, merged(base.frozen_unet, net.weights))
+        prompts = net.prompts.once() if isinstance(net.prompts, Read) and self.reads else net.prompts
+        return TextToImage(base.frozen_unet, prompts, merged(base.frozen_unet, net.weights), base.seen)
+
+    def own_words(self, classes: int) -> list[list[str]]:
+        return [[f"<class{c}-{word}>" for word in range(self.words)] for c in range(classes)]
 
     def asked(self, tokens: Tokens, prompt: str, classes: Sequence[str]) -> list[str]:
         """The prompts of the classes, of which those that are not read to the end of the class are refused.
 
         Words of their own are added to the tokens.
         """
-        if not self.words:
-            return tokens.prompts(prompt, classes)
-        own = [[f"<class{c}-{word}>" for word in range(self.words)] for c in range(len(classes))]
-        tokens.add([word for words in own for word in words])
-        return tokens.prompts(prompt, [" ".join(words) for words in own], classes)
+        return self._asked(tokens, prompt, classes)[0][: len(classes)]
 
-    def _prompts(self, base: Base, prompt: str, classes: Sequence[str]) -> nn.Module:
-        if not self.words:
+    def _asked(self, tokens: Tokens, prompt: str, classes: Sequence[str]) -> list[list[str]]:
+        """The same, and behind it those of each template; with a prior each has the plain prompts behind its own."""
+        names, plain = classes, tokens.prompts(prompt, classes) if self.prior else []
+        if self.words:
+            own = self.own_words(len(classes))
+            tokens.add([word for words in own for word in words])
+            names = [" ".join(words) for words in own]
+        return [[*tokens.prompts(template, names, classes), *plain] for template in (prompt, *self.templates)]
+
+    def _prompts(self, base: Base, prompt: str, classes: Sequence[str], seed: int) -> nn.Module:
+        if not (self.words or self.reads):
             return spoken(base, prompt, classes)
         reader = base.reader()
         # Before there are new words: a class may be called as one of them is.
-        meanings = torch.stack([reader.meaning(said(name)) for name in classes])
+        meanings = [reader.meaning(said(name)) for name in classes for _ in range(self.words)]
         first = reader.tokens.known
         asked = self.asked(reader.tokens, prompt, classes)
         tokens = reader.tokens([*asked, ""]).input_ids
-        return Inverted(reader.tower, tokens, first, meanings.repeat_interleave(self.words, 0))
+        learnt = put_text_adapters(reader.tower, tokens[-1:], self.rank, seed) if self.reads else {}
+        if not self.words:
+            return Read(reader.tower, tokens, learnt)
+        return Inverted(reader.tower, tokens, first, torch.stack(meanings), learnt)
 
-    def material(self, lesson: Lesson, space: Latents) -> Material:
+    def material(
+        self,
+        lesson: Lesson,
+        space: Latents,
+        base: Base,
+        prompt: str,
+        images: Exemplars | None = None,
+        prior: Known | None = None,
+    ) -> Material:
         """Every row is encoded once; `draw` makes x of what `Material.rows` gives (b, views, 2, c, h, w)."""
-        order = balanced(lesson.labels, self.balanced)
         slices = np.array_split(np.arange(len(lesson.rows)), -(-len(lesson.rows) // ENCODED))
         known = torch.cat([self._views(lesson.rows.raw(picked), space) for picked in slices])
-        return Material(
-            lambda picked: known[torch.from_numpy(order[picked])].float(),
-            lesson.labels[order],
-            len(lesson.classes),
+        labels = lesson.labels
+        if prior is not None:
+            known = torch.cat([known, self._still(prior.x)])
+            labels = np.concatenate([labels, prior.labels])
+        texts = self._texts(lesson, base, prompt, labels) if self.varies else None
+        seen = None if images is None else images.of(base, lesson.rows)
+
+        def told(order: np.ndarray) -> Material:
+            return Material(
+                lambda picked: known[torch.from_numpy(order[picked])].float(),
+                labels[order],
+                len(lesson.classes),
+                texts=None if texts is None else lambda picked, rng: texts(order[picked], rng),
+                images=None if seen is None else lambda picked, rng: seen(order[picked], rng),
+            )
+
+        aside = np.zeros(len(lesson.rows), bool) if self.stop is None else self.stop.aside(lesson.labels)
+        rows, spared = np.flatnonzero(~aside), np.flatnonzero(aside)
+        order = rows[balanced(lesson.labels[rows], self.balanced)]
+        if prior is not None:
+            order = mixed(order, len(lesson.labels) + balanced(prior.labels, 1.0), self.prior)
+        shown = told(order)
+        if not len(spared):  # all classes are too small to spare a row
+            return shown
+        last = told(spared[balanced(lesson.labels[spared], 1.0)])
+        return dataclasses.replace(shown, aside=last, stop=self.stop)
+
+    def _texts(self, lesson: Lesson, base: Base, prompt: str, labels: np.ndarray) -> Texts:
+        """Of what is not in the lesson, the plain prompts are said, which are behind those of the classes."""
+        tokens = open_tokens(base)
+        asked = self._asked(tokens, prompt, lesson.classes)
+        column = labels + len(lesson.classes) * (np.arange(len(labels)) >= len(lesson.labels))
+        captions = lesson.captions or [] if self.captioned else []
+        return Texts.of(tokens, asked, column, captions, self.captioned)
+
+    def _still(self, x: Tensor) -> Tensor:
+        """Latents as views that are all alike: (n, c, h, w) => (n, views, 2, c, h, w)."""
+        return (
+            torch.stack([x, torch.zeros_like(x)], 1)[:, None].expand(-1, 1 + self.flip, -1, -1, -1, -1).half()
         )
 
     def _views(self, rows: np.ndarray, space: Latents) -> Tensor:
@@ -128,6 +224,13 @@ def balanced(labels: np.ndarray, share: float) -> np.ndarray:
     return by_class[
         np.concatenate([first[label] + round_ % counts[label], plain * len(labels) // max(1, len(plain))])
     ]
+
+
+def mixed(rows: np.ndarray, others: np.ndarray, share: float) -> np.ndarray:
+    """One pass, of which `share` are the others, and so long that none of them is left out."""
+    each = share / (1 - share) * len(rows)  # others that belong to one pass over the rows
+    times = math.ceil(len(others) / each)
+    return np.concatenate([np.tile(rows, times), others[np.arange(round(times * each)) % len(others)]])
 
 
 def spoken(base: Base, prompt: str, classes: Sequence[str]) -> Spoken:

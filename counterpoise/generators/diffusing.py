@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from counterpoise.data.pixels import Rows
+from counterpoise.diffusion.batches import Augment, Material
 from counterpoise.diffusion.checkpoints import Folder, refusing_full_disk
 from counterpoise.diffusion.denoisers import NO_LABEL, Cond, Denoiser
 from counterpoise.diffusion.guides import CFG, AutoGuidance, guided
@@ -32,7 +33,7 @@ from counterpoise.diffusion.precision import autocast
 from counterpoise.diffusion.ranks import Ranks
 from counterpoise.diffusion.samplers import SAMPLERS, calls
 from counterpoise.diffusion.start import from_noise, from_source
-from counterpoise.diffusion.training import Augment, Material, Schooling, train_denoiser
+from counterpoise.diffusion.training import Schooling, train_denoiser
 from counterpoise.generators.fitted import CONFIG, WEIGHTS, digest, read_config, refuse_another
 from counterpoise.generators.generator import Context, Failed, Lesson, Row, Sampler
 from counterpoise.rundir import commit
@@ -98,6 +99,7 @@ class Shown:
     settings: Diffusing
     lesson: Lesson
     config: dict[str, Any]
+    out: Path
 
     @cached_property
     def learnt(self) -> dict[str, np.ndarray]:
@@ -106,7 +108,7 @@ class Shown:
     @cached_property
     def material(self) -> Material:
         space = self.settings.space(self.config, self.learnt)
-        return self.settings.material(self.lesson, space, self.settings.settled(self.config))
+        return self.settings.material(self.lesson, space, self.settings.settled(self.config), self.out)
 
 
 class Diffusing:
@@ -156,6 +158,17 @@ class Diffusing:
         """Draws what the model makes of fixed requests, if there is anything to look at."""
         return None
 
+    def ladder(self) -> Tensor:
+        """The noise levels that a sample comes down from noise alone."""
+        read = self.objective.parametrisation
+        if hasattr(read, "schedule"):
+            return discrete(read.schedule, self.steps)
+        return karras(self.steps, read.sigma_min, read.sigma_max)
+
+    def seen(self, rows: Sequence[Row], ctx: Context) -> Tensor | None:
+        """What the network is told of the sources of these rows, wherever it starts; zeros of none."""
+        return None
+
     @property
     def changes(self) -> Augment | None:
         """How training rows are changed each time they are seen."""
@@ -165,7 +178,7 @@ class Diffusing:
 
     def fit(self, lesson: Lesson, out: Path, seed: int) -> None:
         config, ranks = self.config(lesson), Ranks.here()
-        shown = Shown(self, lesson, config)
+        shown = Shown(self, lesson, config, out)
         self._train(shown, lesson.hear, out, seed, self.schooling.steps, ranks)
         if self._guides_itself:
             steps = max(1, round(WEAK_SHARE * self.schooling.steps))
@@ -213,8 +226,10 @@ class Diffusing:
             folder.finish()
         ranks.wait()
 
-    def material(self, lesson: Lesson, space: Space, settings: Schooling) -> Material:
-        """What is learnt from, as tensors."""
+    def material(
+        self, lesson: Lesson, space: Space, settings: Schooling, out: Path | None = None
+    ) -> Material:
+        """What is learnt from, as tensors. What has to be made for it first lies in `out`."""
 
         def seen(rows: Rows, labels: np.ndarray) -> Callable[[np.ndarray], Tensor]:
             return lambda picked: space.into(rows.raw(picked), labels[picked])
@@ -243,24 +258,21 @@ class Diffusing:
 
     def sampled(self, net: nn.Module, weak: nn.Module | None, space: Space, ctx: Context) -> Sampler:
         device = next(chain(net.parameters(), net.buffers())).device
-        read = self.objective.parametrisation
+        read, ladder = self.objective.parametrisation, self.ladder()
 
         def denoiser(net: nn.Module) -> Denoiser:
             return read.denoiser(autocast(net.eval(), device, self.schooling.bf16))
-
-        def ladder() -> Tensor:
-            if hasattr(read, "schedule"):
-                return discrete(read.schedule, self.steps)
-            return karras(self.steps, read.sigma_min, read.sigma_max)
 
         @torch.no_grad()
         def sample(rows: Sequence[Row]) -> list[np.ndarray | Failed]:
             seeds = [row["seed"] for row in rows]
             strength = rows[0]["strength"]
-            rungs = cut(ladder(), strength)
+            rungs = cut(ladder, strength)
             labels = np.array([row["label"] for row in rows])
             label = torch.from_numpy(labels).to(device)
-            cond, plain, shares = Cond(label), denoiser(net), Shares()
+            seen = self.seen(rows, ctx)
+            cond = Cond(label, image=None if seen is None else seen.to(device))
+            plain, shares = denoiser(net), Shares()
             hears = GuideContext(
                 ladder=rungs,
                 weak=None if weak is None else denoiser(weak),

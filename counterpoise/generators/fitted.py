@@ -25,12 +25,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def digest(lesson: Lesson) -> str:
-    """Of what is learnt from: the labels, and the first rows of each side."""
+    """Of what is learnt from: the labels, the first rows of each side, and what is said of them."""
     found = hashlib.blake2b(lesson.labels.tobytes(), digest_size=8)
     for rows in (lesson.rows, lesson.pool):
         if rows is not None:
             found.update(len(rows).to_bytes(8, "little"))
             found.update(rows.raw(np.arange(min(len(rows), 64))).tobytes())
+    if lesson.captions is not None:
+        found.update(repr(list(lesson.captions)).encode())
     return found.hexdigest()
 
 

@@ -22,6 +22,7 @@ class Lesson:
     classes: Sequence[str]
     pool: Rows | None = None
     hear: Callable[[float], None] = field(default=lambda share: None)  # is told the share that is done
+    captions: Sequence[str | None] | None = None  # what each row shows, in words, where anybody said so
 
 
 Row = dict[str, Any]  # of a plan

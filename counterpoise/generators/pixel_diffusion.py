@@ -17,22 +17,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from counterpoise.diffusion.batches import Augment
 from counterpoise.diffusion.denoisers import EDM, Eps
 from counterpoise.diffusion.guides import CFG, Clamp
 from counterpoise.diffusion.losses import ClassBalancing, LogNormal
-from counterpoise.diffusion.training import Augment, Schooling
+from counterpoise.diffusion.training import Schooling
 from counterpoise.generators.diffusing import Diffusing, opened
 from counterpoise.generators.fitted import begin_from, read_config
-from counterpoise.generators.generator import Context, Failed, Lesson, Row
-from counterpoise.generators.sheet import contact_sheet
+from counterpoise.generators.generator import Context, Lesson, Row
+from counterpoise.generators.sheet import Grid
 from counterpoise.nets.dit import DiT
 from counterpoise.nets.mlp import MLP
 from counterpoise.nets.unet import UNet, UNetModel
-from counterpoise.seeding import derive
 from counterpoise.types import Refusal, describe, part
 
 SMALLEST, LARGEST = 8, 64  # pixels
-GRID_COLUMNS, GRID_CLASSES, GRID_STEPS = 8, 12, 20
+GRID, GRID_STEPS = Grid(classes=12, columns=8), 20
 
 
 @dataclass(frozen=True)
@@ -117,23 +117,8 @@ class PixelDiffusion(Diffusing):
         return self.augment
 
     def preview(self, config: dict[str, Any], seed: int) -> Callable[[int, nn.Module], bytes]:
-        """A picture of the same requests every time: a row for each of the first classes."""
-        space = self.space(config, {})
-
-        def draw(step: int, net: nn.Module) -> bytes:
-            labels = range(min(len(config["classes"]), GRID_CLASSES))
-            rows = [
-                {"label": label, "seed": derive("grid", seed, label, column), "strength": 1.0}
-                for label in labels
-                for column in range(GRID_COLUMNS)
-            ]
-            # The weak copy of autoguidance is not there yet: away from itself is nowhere.
-            quick = dataclasses.replace(self, sampler="dpmpp_2m", steps=min(self.steps, GRID_STEPS))
-            sample = quick.sampled(net, net, space, Context(lambda ids: np.zeros(0)))
-            blank = np.zeros((config["size"], config["size"], config["channels"]), np.uint8)
-            return contact_sheet([blank if isinstance(x, Failed) else x for x in sample(rows)], GRID_COLUMNS)
-
-        return draw
+        quick = dataclasses.replace(self, sampler="dpmpp_2m", steps=min(self.steps, GRID_STEPS))
+        return GRID(quick, self.space(config, {}), config, seed)
 
     def export(self, fitted: Path, out: Path) -> None:
         """A fitted model as a folder that diffusers samples from."""

@@ -42,10 +42,15 @@ class Oversample(_NothingToLearn):
 
     augment: tuple[Any, ...] = ()
 
+    @property
+    def spaces(self) -> tuple[str, ...]:  # type: ignore[override]
+        """With something to change it makes pictures, also where the classifier sees features."""
+        return ("pixels",) if self.augment else ("pixels", "features")
+
     def load(self, out: Path, ctx: Context) -> Sampler:
         def sample(row: Row) -> np.ndarray:
             image = ctx.real([row["source_id"]])[0]
-            if image.ndim == 1:  # a feature vector: there is nothing to flip
+            if not self.augment:
                 return image
             x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
             rng = torch.Generator().manual_seed(row["seed"])

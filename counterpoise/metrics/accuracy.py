@@ -174,12 +174,16 @@ def group_accuracy(correct: np.ndarray, group: np.ndarray) -> dict[int, float]:
 def by_group(
     correct: np.ndarray, group: np.ndarray, group_counts: Sequence[int] | np.ndarray | None = None
 ) -> dict[str, float]:
-    """Worst group, worst tenth of the groups, and the average weighted by the groups' shares of the train set."""
+    """Mean over groups, worst group, worst tenth, and the average weighted by the groups' shares of the train set, if any."""
     each = group_accuracy(correct, group)
     if not each:
         return {}
     values = np.array(list(each.values()))
-    found = {"worst_group": float(values.min()), "worst_groups": worst_tenth(values)}
+    found = {
+        "group_mean": float(values.mean()),
+        "worst_group": float(values.min()),
+        "worst_groups": worst_tenth(values),
+    }
     if group_counts is not None:
         weight = np.asarray(group_counts, float)[list(each)]
         if weight.sum() > 0:

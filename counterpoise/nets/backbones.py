@@ -271,7 +271,9 @@ def preprocessing(
         wanted = (wanted.get("height", edge), wanted.get("width", edge))
     height, width = wanted if isinstance(wanted, Sequence) else (wanted, wanted)
     channels = getattr(config, "num_channels", 3)
-    mean, std = found.get("image_mean") or IMAGENET_MEAN, found.get("image_std") or IMAGENET_STD
+    clip = getattr(config, "model_type", None) == "clip_vision_model"
+    usual = (CLIP_MEAN, CLIP_STD) if clip else (IMAGENET_MEAN, IMAGENET_STD)
+    mean, std = found.get("image_mean") or usual[0], found.get("image_std") or usual[1]
     if not found.get("do_normalize", True):
         mean, std = (0.0,), (1.0,)
     spread = [tuple(float(v) for v in (list(values) * channels)[:channels]) for values in (mean, std)]

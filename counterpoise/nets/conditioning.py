@@ -21,6 +21,14 @@ class Asked(Protocol):
     def augment(self) -> Tensor | None:  # (b, k); None or zeros: not augmented
         ...
 
+    @property
+    def text(self) -> Tensor | None:  # (b, tokens) int64; None: the text of the label
+        ...
+
+    @property
+    def image(self) -> Tensor | None:  # (b, d); None or zeros: of no picture
+        ...
+
 
 def sinusoids(noise: Tensor, width: int) -> Tensor:
     """Cosines and sines of the noise level at falling frequencies (Vaswani et al. 2017): (b,) => (b, width)."""

@@ -1,12 +1,15 @@
-"""A text-to-image U-Net as a network over labels: every class is a prompt, and "of no class" is the empty one.
+"""A text-to-image network over labels: every class is a prompt, and "of no class" is the empty one.
 
-The U-Net and the text tower are other people's and stand still. What is learnt, if anything, are weights of this module
+The network and the text towers are other people's and stand still. What is learnt, if anything, are weights of this module
 that stand in for those of the same name in them, so that copies, states and files hold what is learnt and no more.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,6 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from counterpoise.nets.conditioning import Asked
+from counterpoise.nets.text_towers import Towers
+from counterpoise.nets.told import TEXTS, Told, one_behind_the_other
 
 
 class Frozen:
@@ -43,45 +48,111 @@ class Uses(nn.Module):
 
 
 class Spoken(nn.Module):
-    """Prompts that were encoded once: (classes + 1, tokens, width), the last one of no class."""
+    """Prompts that were read once: of all classes, and the last one of none."""
 
-    def __init__(self, said: Tensor) -> None:
+    def __init__(self, said: Told) -> None:
         super().__init__()
-        self.said: Tensor
-        self.register_buffer("said", said, persistent=False)
+        self.said = said
+        for name, value in said.tensors.items():
+            self.register_buffer(name, value, persistent=False)
 
-    def forward(self, label: Tensor) -> Tensor:  # (b,) => (b, tokens, width); NO_LABEL, -1, is the last
-        return self.said[label]
+    def forward(self, label: Tensor) -> Told:  # (b,); NO_LABEL, -1, is the last
+        return dataclasses.replace(self.said, **{name: value[label] for name, value in self.named_buffers()})
 
 
-class Inverted(Uses):
-    """Prompts with words that are learnt (textual inversion, Gal et al. 2022, arXiv 2208.01618), read by a frozen tower.
+class Learnt(nn.ParameterDict):
+    """Weights that stand in for those of a frozen network."""
 
-    `tokens` (classes + 1, length), the last row of no class; from `first` on they are the learnt `words` (words, width).
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__(
+            {name.replace(".", "/"): nn.Parameter(value.detach().clone()) for name, value in weights.items()}
+        )
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """By the names that the network has for them."""
+        return {name.replace("/", "."): value for name, value in self.items()}
+
+
+class Read(Uses):
+    """Prompts that are read anew whenever they are asked for, because what reads them learns.
+
+    `tokens` (classes + 1, lengths), the last row of no class; `learnt` are weights of the towers.
     """
 
-    def __init__(self, tower: nn.Module, tokens: Tensor, first: int, words: Tensor) -> None:
-        known: Any = tower.get_input_embeddings()  # type: ignore[operator]
-        (place,) = (name for name, module in tower.named_modules() if module is known)
-        tower.set_submodule(place, Vocabulary(known, first, words))
-        super().__init__(tower)
-        self.place, self.words = f"{place}.words", nn.Parameter(words.clone())
+    def __init__(self, towers: Towers, tokens: Tensor, learnt: Mapping[str, Tensor]) -> None:
+        super().__init__(towers)
+        self.learnt = Learnt(learnt)
         self.tokens: Tensor
         self.register_buffer("tokens", tokens, persistent=False)
-        self._heard: tuple[object, Tensor] = (None, words)
+        self._heard: tuple[object, Told | None] = (None, None)
 
-    def forward(self, label: Tensor) -> Tensor:  # (b,) => (b, length, width); NO_LABEL, -1, is the last
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """What is learnt, by the names that the towers have for it."""
+        return self.learnt.weights
+
+    def said(self, label: Tensor, text: Tensor) -> Told:
+        """Of each row a text of its own (b, lengths); those of no class are the last all the same."""
+        asked, place = text.where(label[:, None] >= 0, self.tokens[-1]).unique(dim=0, return_inverse=True)
+        return self._read(asked)[place]
+
+    def forward(self, label: Tensor) -> Told:  # (b,); NO_LABEL, -1, is the last
         asked, place = label.unique(return_inverse=True)
         if torch.is_grad_enabled():
-            return self._read(asked)[place]
-        # All steps of a sampler ask for the same; words that were changed in place are heard anew.
-        key = (asked.tolist(), label.device, self.words._version)
-        if self._heard[0] != key:
-            self._heard = (key, self._read(asked))
-        return self._heard[1][place]
+            return self._read(self.tokens[asked])[place]
+        # All steps of a sampler ask for the same; what was changed in place is heard anew.
+        key = (asked.tolist(), label.device, [weight._version for weight in self.parameters()])
+        before, told = self._heard
+        if told is None or before != key:
+            told = self._read(self.tokens[asked])
+            self._heard = (key, told)
+        return told[place]
 
-    def _read(self, asked: Tensor) -> Tensor:
-        return self.frozen({self.place: self.words}, self.tokens[asked]).last_hidden_state
+    @torch.no_grad()
+    def once(self) -> Spoken:
+        """The same prompts, as they are read by now."""
+        return Spoken(one_behind_the_other([self._read(some) for some in self.tokens.split(TEXTS)]))
+
+    def _read(self, tokens: Tensor) -> Told:
+        return self.frozen(self.weights, tokens)
+
+
+class Inverted(Read):
+    """Prompts with words that are learnt (textual inversion, Gal et al. 2022, arXiv 2208.01618).
+
+    Tokens from `first` on are the learnt `words` (words, widths), of which each tower has numbers of its own, beside one another.
+    """
+
+    def __init__(
+        self,
+        towers: Towers,
+        tokens: Tensor,
+        first: int,
+        words: Tensor,
+        learnt: Mapping[str, Tensor] = MappingProxyType({}),
+    ) -> None:
+        known = towers.vocabularies
+        self.widths = [one.embedding_dim for one in known]
+        self.places = []
+        for one, own in zip(known, words.split(self.widths, 1), strict=True):
+            # A T5 has its vocabulary twice over.
+            named = [
+                name
+                for name, module in towers.named_modules()
+                if getattr(module, "weight", None) is one.weight
+            ]
+            vocabulary = Vocabulary(one, first, own)
+            for name in named:
+                towers.set_submodule(name, vocabulary)
+            self.places.append(f"{named[0]}.words")
+        super().__init__(towers, tokens, learnt)
+        self.words = nn.Parameter(words.clone())
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        own = self.words.split(self.widths, 1)
+        return super().weights | dict(zip(self.places, own, strict=True))
 
 
 class Vocabulary(nn.Module):
@@ -98,20 +169,24 @@ class Vocabulary(nn.Module):
 
 
 class TextToImage(Uses):
-    """The network that is trained and sampled: (scaled x, step, cond) => what the U-Net predicts."""
+    """The network that is trained and sampled: (scaled x, step, cond) => what the network predicts."""
 
-    def __init__(self, unet: nn.Module, prompts: nn.Module, learnt: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self, unet: nn.Module, prompts: nn.Module, learnt: Mapping[str, Tensor], seen: int = 0
+    ) -> None:
         super().__init__(unet)
-        self.prompts = prompts
-        self.learnt = nn.ParameterDict(
-            {name.replace(".", "/"): nn.Parameter(value.detach().clone()) for name, value in learnt.items()}
-        )
+        self.prompts, self.seen = prompts, seen  # seen: numbers that it is told of a picture
+        self.learnt = Learnt(learnt)
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """What is learnt, by the names that the U-Net has for it."""
-        return {name.replace("/", "."): value for name, value in self.learnt.items()}
+        """What is learnt, by the names that the network has for it."""
+        return self.learnt.weights
 
     def forward(self, x: Tensor, noise: Tensor, cond: Asked) -> Tensor:
         label = cond.label if cond.label is not None else torch.full_like(noise, -1, dtype=torch.long)
-        return self.frozen(self.weights, x, noise, self.prompts(label), return_dict=False)[0]
+        told = self.prompts(label) if cond.text is None else self.prompts.said(label, cond.text)  # type: ignore[operator]
+        if self.seen:
+            image = x.new_zeros(len(x), self.seen) if cond.image is None else cond.image
+            told = dataclasses.replace(told, image=image)
+        return told.ask(partial(self.frozen, self.weights), x, noise)

@@ -8,8 +8,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import torch
 
 from counterpoise.nets.words import PLACES, prompts
 from counterpoise.types import Refusal
@@ -63,6 +67,11 @@ class Tokens:
         return found
 
     @property
+    def each(self) -> tuple[Tokens, ...]:
+        """Those for each tower that reads them."""
+        return (self,)
+
+    @property
     def known(self) -> int:
         """Tokens: new ones count up from here."""
         return len(self.tokenizer)
@@ -89,3 +98,44 @@ class Tokens:
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text, verbose=False)["input_ids"])
+
+
+@dataclass(frozen=True)
+class SideBySide(Tokens):
+    """The same texts for several towers: `input_ids` (texts, all lengths) are the tokens of each, one behind the other.
+
+    Tokenizers know different numbers of tokens; words that are added have the same numbers for all, beyond any of them.
+    """
+
+    others: tuple[Tokens, ...] = ()
+
+    @property
+    def each(self) -> tuple[Tokens, ...]:
+        return (Tokens(self.name, self.tokenizer, self.length), *self.others)
+
+    def __call__(self, texts: Sequence[str]) -> Any:
+        found = [
+            torch.where(ids < first, ids, ids - first + self.known)
+            for ids, first in (
+                (one(texts).input_ids, first) for one, first in zip(self.each, self._first, strict=True)
+            )
+        ]
+        return SimpleNamespace(input_ids=torch.cat(found, 1))
+
+    @property
+    def known(self) -> int:
+        return max(self._first)
+
+    @cached_property
+    def _first(self) -> list[int]:
+        """The number that each has for the first word that is added."""
+        return [one.known for one in self.each]
+
+    def add(self, words: Sequence[str]) -> None:
+        assert self._first, "known before there are more"
+        for one in self.each:
+            one.add(words)
+
+    def prompts(self, template: str, names: Sequence[str], classes: Sequence[str] | None = None) -> list[str]:
+        (found, *_) = [one.prompts(template, names, classes) for one in self.each]
+        return found

@@ -10,6 +10,30 @@ from counterpoise.types import Refusal
 
 PLACES = re.compile(r"\{(.*?)\}")
 
+#: Many ways to say that a picture shows a thing, so that a word learns the thing and not the sentence around it.
+SENTENCES = (
+    "a photo of {a}",
+    "a photograph showing {a}",
+    "a picture of {a}",
+    "an image of {a}",
+    "one photo of the {name}",
+    "a close-up photo of {a}",
+    "a cropped photo of {a}",
+    "a photo of {a} in the distance",
+    "a photo of a large {name}",
+    "a photo of a small {name}",
+    "a bright photo of {a}",
+    "a dark photo of {a}",
+    "a sharp photo of {a}",
+    "a blurry photo of {a}",
+    "a good photo of {a}",
+    "a bad photo of {a}",
+    "a snapshot of {a}",
+    "a detailed view of {a}",
+    "{a}, seen from nearby",
+    "this is {a}",
+)
+
 
 def said(name: str) -> str:
     """A class name as one would say it; a cell is a class, and its group.

@@ -93,6 +93,26 @@ class Fixed:
 
 
 @part
+class Even:
+    """`times` as many synthetic as real samples in all, and of each class as many as of any other (Diff-Mix's pools).
+
+    What does not divide goes to the rarest classes.
+
+    >>> Even(times=2.0)(np.array([100, 10, 1])).tolist()
+    [74, 74, 74]
+    """
+
+    times: Annotated[float, Field(gt=0)] = 1.0
+
+    def __call__(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
+        there = counts > 0
+        total, made = round(self.times * int(counts.sum())), np.zeros(len(counts), np.int64)
+        even = np.full(there.sum(), total / max(1, there.sum()))
+        made[there] = whole(even, total, -counts[there])
+        return made
+
+
+@part
 class Sqrt:
     """Fill each class up to sqrt(n n_max): every ratio between two classes becomes its square root.
 
@@ -178,6 +198,33 @@ class Adaptive:
         made = len(history) - 1
         waited = made - int(np.argmax(history))
         return made < self.rounds and waited <= self.patience + self.growth * made
+
+
+@part
+class Piloted:
+    """What `budget` asks for in two rounds: the first `pilot` samples of each class, to learn from, and then the others.
+
+    The pairing says what is learnt (`strengths.Enough`); the first round tries what it chooses among.
+
+    >>> two = Piloted(Fixed(20), pilot=8)
+    >>> two(np.array([50, 3])).tolist(), two.rest(np.array([50, 3])).tolist()
+    ([8, 8], [12, 12])
+    """
+
+    budget: Budget = FillUp()
+    pilot: Annotated[int, Field(ge=1)] = 32
+    rounds: ClassVar[int] = 2
+    listens: ClassVar[bool] = True
+
+    def __call__(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
+        return np.minimum(self.budget(counts, needs), self.pilot)
+
+    def rest(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
+        """`counts` are of real rows: what was dropped of the pilot is not made again."""
+        return self.budget(counts, needs) - self(counts, needs)
+
+    def goes_on(self, history: Sequence[float]) -> bool:
+        return True
 
 
 def chosen(words: Words, counts: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
-from counterpoise.proposals.strengths import Strengths
+from counterpoise.proposals.strengths import Enough, Strengths
 from counterpoise.seeding import derive, generator
 from counterpoise.types import Refusal, part
 
@@ -22,6 +22,7 @@ class TrainRows:
     """The real training rows a plan may use: ids, labels, groups and, where a pairing looks at them, their vectors.
 
     `confusion` is what a tutor makes of the validation rows of each class; there is one where a pairing listens to it.
+    `enough` is the strength that a pilot has found for each class; without one, all that it has to try are tried alike.
     """
 
     ids: np.ndarray
@@ -29,6 +30,7 @@ class TrainRows:
     groups: np.ndarray | None
     vectors: np.ndarray  # (n, d)
     confusion: np.ndarray | None = None  # (true class, class) mean probability
+    enough: np.ndarray | None = None  # (classes,)
 
     def of_class(self, label: int) -> np.ndarray:
         return np.flatnonzero(self.labels == label)
@@ -254,12 +256,15 @@ def _plan(
             "strength": strength,
         }
 
-    strengths = np.atleast_1d(strength)
+    def strengths(label: int) -> np.ndarray:
+        if not isinstance(strength, Enough):
+            return np.atleast_1d(strength)
+        return np.atleast_1d(strength.among if train.enough is None else train.enough[label])
 
     def rows() -> Iterator[dict]:
         for label, n in enumerate(wanted.tolist()):
             starts, partners = choose(label, n, generator("plan", seed, label))
-            far = _evenly(strengths, n, generator("strength", seed, label))
+            far = _evenly(strengths(label), n, generator("strength", seed, label))
             for i in range(n):
                 yield {
                     "request_id": f"{seed & 0xFFFFFFFF:08x}-{label:05d}-{i:07d}",

@@ -1,24 +1,79 @@
-"""How far samples leave their sources: one strength for all, or several that are dealt out evenly."""
+"""How far samples leave their sources: one strength for all, several that are dealt out evenly, or what is enough for a class."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
+from sklearn.isotonic import isotonic_regression
 
-from counterpoise.types import Refusal
+from counterpoise.types import Refusal, part
 
 
-def _shares(found: float | tuple[float, ...]) -> float | tuple[float, ...]:
+@dataclass(frozen=True)
+class Pilot:
+    """What became of samples that started in another class: (n,) each."""
+
+    label: np.ndarray  # the class wanted
+    strength: np.ndarray
+    score: np.ndarray
+
+
+@part
+class Enough:
+    """For each class the least of several strengths at which its samples have turned: the mean of `score` reaches `level`.
+
+    At 1/2 of `scores.turned.Turned` a classifier that has not seen the source would say the class wanted. The means are of
+    the first round of a budget in two (`budgets.Piloted`), which tries all of `among` alike; they are taken to rise with the
+    strength (isotonic regression), as few samples alone would not. A class that never gets there takes the largest
+    strength, one without any sample from another class what is enough for all of them together. It does not know that some sources are
+    nearer than others, nor whether what has turned shows its class well: a filter has to.
+
+    >>> pilot = Pilot(np.zeros(4, int), np.array([0.3, 0.5, 0.7, 0.9]), np.array([0.1, 0.4, 0.6, 0.9]))
+    >>> Enough()(pilot, classes=2).tolist()
+    [0.7, 0.7]
+    """
+
+    among: Annotated[tuple[float, ...], Field(min_length=2)] = (0.3, 0.5, 0.7, 0.9)
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    score: str = "turned"
+
+    def __post_init__(self) -> None:
+        _shares(self.among)
+
+    def __call__(self, pilot: Pilot, classes: int) -> np.ndarray:
+        """=> the strength of each class (C,)."""
+        rungs = np.sort(self.among)
+        tried = np.abs(pilot.strength[:, None] - rungs).argmin(1)  # plans keep them in single precision
+
+        def least(rows: np.ndarray) -> float:
+            times = np.bincount(tried[rows], minlength=len(rungs))
+            there = times > 0
+            if not there.any():
+                return rungs[-1]
+            means = np.bincount(tried[rows], pilot.score[rows], minlength=len(rungs))[there] / times[there]
+            rising = isotonic_regression(means, sample_weight=times[there])
+            reached = rungs[there][rising >= self.level]
+            return reached[0] if len(reached) else rungs[-1]
+
+        everyone = np.ones(len(tried), bool)
+        mine = (pilot.label == label for label in range(classes))
+        return np.array([least(rows if rows.any() else everyone) for rows in mine])
+
+
+def _shares(found: float | tuple[float, ...] | Enough) -> float | tuple[float, ...] | Enough:
+    if isinstance(found, Enough):
+        return found
     if not np.size(found) or not all(0 <= strength <= 1 for strength in np.atleast_1d(found)):
         raise ValueError("a strength is a share of the way, from 0 to 1")
     return found
 
 
 #: 0 leaves a source as it is, 1 forgets it; of several, every class gets each as often as the others.
-Strengths = Annotated[float | tuple[float, ...], AfterValidator(_shares)]
+Strengths = Annotated[float | tuple[float, ...] | Enough, AfterValidator(_shares)]
 
 
 def between(low: float, high: float, steps: int) -> tuple[float, ...]:

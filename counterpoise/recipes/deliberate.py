@@ -44,7 +44,7 @@ def deliberate(
     were filled up to the largest, or to `--fill-to N`, and about as many samples as all rounds may make, spread evenly in one go.
 
     `--groups` counts class x group cells, and adds the arms that look at groups. With `--backbone NAME` (at
-    `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all), and heads are trained with
+    `--backbone-size PIXELS`) this happens among features, `--components N` of them (128; 0: all), and heads are trained with
     `--loss NAME`; without one on pixels, with `--guidance SCALE` of the generator and residual networks of `--width
     CHANNELS` and `--blocks N`; `--flip/--no-flip`: not for things that have a hand. The generator learns for `--fit-steps N`,
     classifiers for `--steps N` of `--batch N`.
@@ -53,7 +53,8 @@ def deliberate(
     Diffusion 1.5 where it can be had and else the miniature. Of it `--adapt KIND` is learnt: adapters and a word for each class
     (lora), all of it (full), words alone, or none. `--clip NAME` drops what does not show its class by such a
     model (the two miniatures read texts with the same network: together they agree more than they should). `--guidance` is 1
-    on pixels and 3 with a base.
+    on pixels and 3 with a base. `--adapters FILE[:SCALE]` are merged into the model first; with those that are made for it,
+    `--few-steps N` draws in so few (LCM).
     """
     if rounds < 1 or not 0 < rounds * share <= 1:
         raise Refusal(

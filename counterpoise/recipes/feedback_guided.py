@@ -67,7 +67,7 @@ def feedback_guided(
     spend the same number of samples where validation says that it is needed, and evenly; `--groups` fills class x group cells and adds the arms
     that look at groups. `--published PRESET` takes all this from the paper.
 
-    With `--backbone NAME` (at `--backbone-size PIXELS`) this happens among features, `--components N` of them (0: all),
+    With `--backbone NAME` (at `--backbone-size PIXELS`) this happens among features, `--components N` of them (128; 0: all),
     and heads are trained with `--loss NAME`; without one on pixels, with `--guidance SCALE` of the generator and residual
     networks of `--width CHANNELS` and `--blocks N`; `--flip/--no-flip`: not for things that have a hand. Classes are filled up to the
     largest, or to `--fill-to N`. The generator learns for `--fit-steps N`, classifiers for `--steps N` of `--batch N`.
@@ -76,7 +76,8 @@ def feedback_guided(
     Diffusion 1.5 where it can be had and else the miniature. Of it `--adapt KIND` is learnt: adapters and a word for each class
     (lora), all of it (full), words alone, or none. `--clip NAME` drops what does not show its class by such a
     model (the two miniatures read texts with the same network: together they agree more than they should). `--guidance` is 1
-    on pixels and 3 with a base.
+    on pixels and 3 with a base. `--adapters FILE[:SCALE]` are merged into the model first; with those that are made for it,
+    `--few-steps N` draws in so few (LCM).
     """
     flags = {"criterion": criterion, "feedback": feedback, "every": every, "mode": mode, "fill_to": fill_to}
     told: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}

@@ -100,6 +100,20 @@ class Recalls(TypedDict, total=False):
     rows: Sequence[RecallRow]
 
 
+class GroupRow(TypedDict, total=False):
+    name: str
+    test: int  # images; none in the rows at the end
+    before: float
+    after: float
+
+
+class Groups(TypedDict, total=False):
+    before_arm: str
+    after_arm: str
+    rows: Sequence[GroupRow]
+    ends: Sequence[GroupRow]  # mean and worst: of each trial first, and then over them
+
+
 class ConfusionArm(TypedDict):
     arm: str
     matrix: Sequence[Sequence[float]]  # counts, one row per rare class, one column per predicted class
@@ -270,6 +284,7 @@ class Facts(TypedDict, total=False):
     verdict: Verdict
     audit: Audit
     recalls: Recalls
+    groups: Groups
     confusion: Confusion
     galleries: Sequence[Gallery]
     funnel: Sequence[Funnel]

@@ -39,6 +39,21 @@ def outcome(
     }
 
 
+def by_group(arms: Mapping[str, Mapping[str, Any]], before_arm: str, after_arm: str) -> dict[str, Any]:
+    """Facts (`report.facts.Groups`) from what `evaluate` says of two arms, in per cent; empty where no group was tested."""
+    before, after = arms[before_arm], arms[after_arm]
+    rows = [
+        {"name": a["name"], "test": a["test"], "before": 100 * a["accuracy"], "after": 100 * b["accuracy"]}
+        for a, b in zip(before["groups"], after["groups"], strict=True)
+    ]
+    ends = [
+        {"name": name, "before": 100 * before["mean"][key], "after": 100 * after["mean"][key]}
+        for name, key in {"mean of the groups": "group_mean", "worst group": "worst_group"}.items()
+        if rows
+    ]
+    return {"before_arm": before_arm, "after_arm": after_arm, "rows": rows, "ends": ends} if rows else {}
+
+
 def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
     cell = {name: 100 * row[name] for name in ("mean", "low", "high")} | {"p": row["p"]}
     return cell | ({"p_holm": row["p_adjusted"], "verdict": row["verdict"]} if row["claim"] else {})

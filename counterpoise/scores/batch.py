@@ -17,7 +17,8 @@ class Batch:
 
     Samples that are pictures are there as such, too; class `label` is called `classes[label]`.
 
-    The teacher steered these samples; the judge did not, but may have stopped the teacher. Each is asked only by scores that want to know.
+    The teacher steered these samples; the judge did not, but may have stopped the teacher; those `unseen` says are of teachers
+    without a part of the real rows. Each is asked only by scores that want to know.
     """
 
     x: np.ndarray
@@ -29,3 +30,7 @@ class Batch:
     judge: Opinion | None = None
     pictures: np.ndarray | None = None  # (n, h, w, c) uint8; None: the study works on features
     classes: tuple[str, ...] = ()
+    sources: np.ndarray | None = None  # (n,) class that each started in; its own where it started from noise
+    unseen: Callable[[int], np.ndarray] | None = (
+        None  # how many folds => logits (n, C) of who has not seen the source
+    )

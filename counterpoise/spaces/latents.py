@@ -6,8 +6,11 @@ for, grey ones as colour, and what it makes of latents is brought back. Nothing 
 
 from __future__ import annotations
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +22,10 @@ from counterpoise.data.pixels import Rows
 from counterpoise.nets.stable_diffusion import Autoencoder
 from counterpoise.seeding import generator
 from counterpoise.spaces.preview import SmallDecoder
+from counterpoise.spaces.store import Store
 
-PIXELS = 1 << 20  # go through the autoencoder at once
+PIXELS_AT_ONCE = 1 << 20  # go through the autoencoder: one picture of 1,024 pixels, or four of 512
+KEPT_BYTES = 4 << 30  # of the latents that one autoencoder made: 64,000 pictures of 512 pixels
 TAUGHT_PIXELS, TAUGHT = (
     1 << 22,
     (16, 256),
@@ -41,6 +46,10 @@ class Latents:
     own: tuple[int, int]  # channels and size of the rows
     guides: tuple[Any, ...] = ()  # latents have no limits to keep
     spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size**2 > PIXELS_AT_ONCE:
+            self.autoencoder.tile(math.isqrt(PIXELS_AT_ONCE))
 
     def into(self, rows: np.ndarray, labels: np.ndarray) -> Tensor:
         """The middle of what their latents may be: the same every time."""
@@ -74,11 +83,27 @@ class Latents:
         return self._as_rows(self.preview(x)).clamp(0, 1)
 
     def sources(self, rows: Sequence[Mapping[str, Any]], ctx: Any) -> Tensor:
-        return self.posterior(ctx.real([row["source_id"] for row in rows]))[0]
+        """Each is encoded once, by whoever needs it first, and alone: its neighbours in a batch must not decide a bit."""
+        ids, place = np.unique([row["source_id"] for row in rows], return_inverse=True)
+        store = Store.of(f"latents-{self.digest}", KEPT_BYTES)
+        known = store.rows(ctx.real(ids.tolist()), self._one_by_one)
+        return torch.from_numpy(known[place]).unflatten(1, self.shape)
+
+    def _one_by_one(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([self.posterior(row[None])[0].flatten(1).numpy() for row in rows])
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that decides the latents of a row."""
+        coder = self.autoencoder
+        found = hashlib.blake2b(f"{self.size} {coder.scale} {coder.shift} {coder}".encode(), digest_size=16)
+        for weight in coder.state_dict().values():
+            found.update(weight.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
 
     @property
     def _at_once(self) -> int:
-        return max(1, PIXELS // self.size**2)
+        return max(1, PIXELS_AT_ONCE // self.size**2)
 
     @property
     def _device(self) -> torch.device:

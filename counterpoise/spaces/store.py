@@ -1,4 +1,4 @@
-"""Features that some run on this machine has computed before, found again by the pixels they were computed from.
+"""Features or latents that some run on this machine has computed before, found again by the pixels they were computed from.
 
 Below `features/SPACE` (digest of weights, preprocessing and kind of feature) lie files that never change: the features of
 some rows, the rows' keys, and a check of each. There is no other index, so any number of processes may read and add.
@@ -33,16 +33,16 @@ def cache_folder() -> Path:
 
 
 class Store:
-    """The features of one space."""
+    """The features of one space, all of them or the last `most_bytes`."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, most_bytes: int | None = None) -> None:
+        self.folder, self.most_bytes = folder, most_bytes
         self._read: set[Path] = set()
         self._places: dict[bytes, tuple[Path, int]] = {}  # a row's key => its file, and where in it
 
     @classmethod
-    def of(cls, digest: str) -> Store:
-        return _opened(cache_folder() / "features" / digest)
+    def of(cls, digest: str, most_bytes: int | None = None) -> Store:
+        return _opened(cache_folder() / "features" / digest, most_bytes)
 
     def rows(self, pixels: np.ndarray, encode: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         """encode(pixels) of one row or more, uint8 (n, h, w, c) => (n, d) float32; known rows are not encoded again.
@@ -112,11 +112,24 @@ class Store:
         body = save({"keys": _bytes(kept), "checks": _bytes(checks), "features": rows})
         with suppress(OSError):  # a full disk, a home that is read-only
             commit(self.folder / (name + SUFFIX), lambda file: file.write(body))
+            if self.most_bytes is not None:
+                self._forget(self.most_bytes)
+
+    def _forget(self, most_bytes: int) -> None:
+        """The files that were written first go until the others fit. Whoever reads one has it whole or computes."""
+        kept = [path for path in self.folder.iterdir() if path.suffix in (SUFFIX, DAMAGED)]
+        files = [(path.stat(), path) for path in kept]
+        left = sum(found.st_size for found, _ in files)
+        for found, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
+            if left <= most_bytes:
+                return
+            path.unlink(missing_ok=True)
+            left -= found.st_size
 
 
-@lru_cache(maxsize=1)
-def _opened(folder: Path) -> Store:
-    return Store(folder)
+@lru_cache(maxsize=3)  # features, latents and what models are told of pictures
+def _opened(folder: Path, most_bytes: int | None) -> Store:
+    return Store(folder, most_bytes)
 
 
 def _key(row: np.ndarray) -> bytes:

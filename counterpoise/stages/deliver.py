@@ -11,7 +11,7 @@ from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.nets.export import put_folder
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
-from counterpoise.trials import file_of
+from counterpoise.trialfiles import file_of
 from counterpoise.types import describe
 
 

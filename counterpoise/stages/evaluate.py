@@ -7,18 +7,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from scipy.special import log_softmax
 
 from counterpoise import tables
 from counterpoise.classifiers.training import features_of
 from counterpoise.data.pixels import Rows
 from counterpoise.encoding import encode_codes, encode_unit
-from counterpoise.metrics.accuracy import SLICES, measure, per_class, slices
+from counterpoise.metrics.accuracy import SLICES, group_accuracy, measure, per_class, slices
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.metrics.verdict import decide
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
-from counterpoise.trials import TrialFile
+from counterpoise.trialfiles import TrialFile
 
 
 def encodings(study: Study) -> list[str]:
@@ -86,6 +87,7 @@ def summarise(study: Study, unit: str) -> None:
             "trials": trials,
             "mean": _means(trials),
             "classes": _recalls(study, predictions),
+            "groups": _by_group(study, predictions),
             "validation": [_validation(study, source, arm.name, t) for t in range(study.recipe.trials.n)],
             "prior": np.mean([p for note in notes for p in note["prior"].values()], 0).round(6).tolist(),
             "chosen": [
@@ -130,6 +132,17 @@ def _recalls(study: Study, predictions: pa.Table) -> list[dict[str, Any]]:
         counts,
         len(study.classes),
     )
+
+
+def _by_group(study: Study, predictions: pa.Table) -> list[dict[str, Any]]:
+    """Per group that has test images, over all trials together."""
+    correct = predictions["label"].to_numpy() == predictions["predicted"].to_numpy()
+    groups = pc.fill_null(predictions["group"], -1).to_numpy()
+    tested = np.bincount(groups[groups >= 0], minlength=len(study.groups)) // study.recipe.trials.n
+    return [
+        {"name": study.groups[group], "test": int(tested[group]), "accuracy": accuracy}
+        for group, accuracy in group_accuracy(correct, groups).items()
+    ]
 
 
 def _validation(study: Study, units: list[str], arm: str, trial: int) -> float:

@@ -6,8 +6,7 @@ Where classes are filled by group, a generator counts class x group cells as its
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,14 @@ from counterpoise import tables
 from counterpoise.data.intake import pixel_hash
 from counterpoise.data.pixels import as_seen
 from counterpoise.diffusion.ranks import Ranks
-from counterpoise.generators.generator import Context, Failed, Row
+from counterpoise.gathering import real_of
+from counterpoise.generators.asking import answers
+from counterpoise.generators.generator import Context, Row
 from counterpoise.lots import Lot
 from counterpoise.stages.stage import Step
-from counterpoise.study import Study, real_of
+from counterpoise.study import Study
 from counterpoise.tutoring import tutors_of
+from counterpoise.types import Refusal
 
 
 def units(study: Study) -> list[str]:
@@ -41,24 +43,20 @@ def work(study: Study, unit: str) -> None:
         for at, row in enumerate(batch):
             befell[row["request_id"]] = {what: float(share[at]) for what, share in shares.items()}
 
-    ctx = Context(real_rows(study, lot.draw), tell=tell, **(_listening(study, lot) if item.guides else {}))
+    ctx = Context(real_rows(study, lot), tell=tell, **(_listening(study, lot) if item.guides else {}))
     sample = item.generator.load(study.run / study.generator_of(lot), ctx)
     # Samples are of the same kind as real rows, also where none could be made.
     shape, dtype = study.row_shape(lot.synthesis)
+    found = answers(sample, rows, study.recipe.rows_per_batch, lambda share: study.run.tell(unit, share))
     made: list[dict] = []
-    for batch in micro_batches(rows, study.recipe.rows_per_batch):
-        for row, answer in zip(batch, sample(batch), strict=True):
-            reason = str(answer) if isinstance(answer, Failed) else broken(answer)
-            result = {"request_id": row["request_id"], "status": "failed", "reason": reason}
-            if reason is None:
-                assert isinstance(answer, np.ndarray)
-                assert (answer.shape, answer.dtype) == (shape, dtype), (
-                    f"{answer.shape} {answer.dtype} is no row"
-                )
-                result |= {"status": "made", "x": answer.tobytes(), "pixel_hash": pixel_hash(answer)}
-                result |= befell.get(row["request_id"], {})
-            made.append(result)
-        study.run.tell(unit, len(made) / len(rows))
+    for row, answer in zip(rows, found, strict=True):
+        name, x = row["request_id"], answer.x
+        result = {"request_id": name, "status": "failed", "reason": answer.reason, "attempt": answer.attempt}
+        if x is not None:
+            assert (x.shape, x.dtype) == (shape, dtype), f"{x.shape} {x.dtype} is no row"
+            result |= {"status": "made", "x": x.tobytes(), "pixel_hash": pixel_hash(x)}
+            result |= befell.get(name, {})
+        made.append(result)
     columns = {column: [row.get(column) for row in made] for column in tables.SAMPLES.names}
     meta = {"shape": list(shape), "dtype": str(dtype), "seconds": time.perf_counter() - started}
     study.run.put_table(unit, tables.table(tables.SAMPLES, columns, meta))
@@ -93,7 +91,7 @@ def _dealer(study: Study, lot: Lot) -> Callable[[Sequence[Row]], np.ndarray]:
     if study.synthesis(lot.synthesis).by_group:
         labels = study.cells("train")[study.draw_rows(lot.draw)]
     mine = {label: np.flatnonzero(labels == label) for label in np.unique(labels).tolist()}
-    real = real_rows(study, lot.draw)
+    real = real_rows(study, lot)
 
     def deal(batch: Sequence[Row]) -> np.ndarray:
         if all(row["source_id"] and row["source_label"] == row["label"] for row in batch):
@@ -104,27 +102,21 @@ def _dealer(study: Study, lot: Lot) -> Callable[[Sequence[Row]], np.ndarray]:
     return deal
 
 
-def micro_batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
-    """Fixed slices of a shard, each of one strength: a batch has one noise ladder. Workers never change them."""
-    for _, alike in groupby(rows, key=lambda row: row["strength"]):
-        members = list(alike)
-        yield from (members[start : start + size] for start in range(0, len(members), size))
+def real_rows(study: Study, lot: Lot) -> Callable[[Sequence[str]], np.ndarray]:
+    """Training rows of its draw by id, read as they are asked for: what classifiers may not see, no generator does."""
+    vectors = study.shown("train", lot.draw, lot.synthesis)
+    named = study.manifest("train")["id"].to_pylist()
+    place = {named[row]: row for row in study.draw_rows(lot.draw).tolist()}
 
+    def read(ids: Sequence[str]) -> np.ndarray:
+        if strangers := [name for name in ids if name not in place]:
+            raise Refusal(
+                f"samples start from the training rows of their draw, and {lot.plan} asks for {len(strangers)} others, "
+                f"the first of them {strangers[0]}: they are cut away or held out; make the plan anew with --redo plan"
+            )
+        return np.stack([np.asarray(vectors[place[name]]) for name in ids])
 
-def real_rows(study: Study, draw: int) -> Callable[[Sequence[str]], np.ndarray]:
-    """Training rows by id, read as they are asked for."""
-    vectors = study.vectors("train", draw)
-    place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}
-    return lambda ids: np.stack([np.asarray(vectors[place[name]]) for name in ids])
-
-
-def broken(x: np.ndarray) -> str | None:
-    """Why a sample is no sample at all; None for a sound one."""
-    if not np.isfinite(x).all():
-        return "not finite"
-    if x.ndim == 3 and x.min() == x.max():
-        return "blank image"
-    return None
+    return read
 
 
 STEPS = (Step(units, work),)

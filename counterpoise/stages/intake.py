@@ -215,9 +215,10 @@ def _write_role(
         "pixel_hash": taken["pixel_hash"],
         "is_synthetic": np.zeros(len(rows), bool),
         "weight": np.ones(len(rows), np.float32),
+        "caption": taken["caption"],
     }
-    if role == "pool":  # a path may name the class as well
-        columns |= {name: pa.nulls(len(rows)) for name in ("label", "uri")}
+    if role == "pool":  # a path may name the class as well, or a caption
+        columns |= {name: pa.nulls(len(rows)) for name in ("label", "uri", "caption")}
     if groups is not None:
         columns["group"] = groups[rows].astype(np.int32)
     run.put_table(f"data/{role}/manifest.parquet", tables.table(tables.MANIFEST, columns))

@@ -24,7 +24,7 @@ from counterpoise.metrics.projection import flat_map, rows_to_show
 from counterpoise.recipe import Fit
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
-from counterpoise.trials import TrialFile
+from counterpoise.trialfiles import TrialFile
 
 MOST = 1024  # rows of a side, evenly from all classes that were made: the cost stays far below that of one training
 RARE = 6  # classes that the map tells apart
@@ -50,10 +50,10 @@ def work(study: Study, unit: str) -> None:
     study.run.put_json(unit, found)
 
 
-def measured(study: Study, lot: Lot, encode: Encoder) -> dict[str, Any]:
-    """The kept samples of a lot held against validation and train, in these features."""
+def measured(study: Study, lot: Lot, encode: Encoder, pictures: bool = False) -> dict[str, Any]:
+    """The kept samples of a lot held against validation and train, in these features, of pictures or of what classifiers see."""
     seed = study.seed("measure", lot.place)
-    rows, labels = _sides(study, lot)
+    rows, labels = _sides(study, lot, pictures)
     made = np.unique(labels["samples"]).tolist()
     sizes = dict.fromkeys(made, MOST // max(len(made), 1) or 1)
     sides = {}
@@ -73,7 +73,7 @@ def mapped(study: Study, lot: Lot, encode: Encoder) -> dict[str, Any]:
     """Real rows, of training and validation, and kept samples on two axes. Lots of one space share the real rows."""
     counts, seed = study.counts(lot.draw), study.seed("map", lot.draw)
     rarest = [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 0][:RARE]
-    rows, labels = _sides(study, lot)
+    rows, labels = _sides(study, lot, pictures=False)
     (val,), (train,) = rows["val"].arrays, rows["train"].arrays
     rows["real"] = Rows.of(
         val, train, order=np.concatenate([rows["val"].order, len(val) + rows["train"].order])
@@ -94,13 +94,17 @@ def mapped(study: Study, lot: Lot, encode: Encoder) -> dict[str, Any]:
     }
 
 
-def _sides(study: Study, lot: Lot) -> tuple[dict[str, Rows], dict[str, np.ndarray]]:
-    samples, selection = study.kept_of(lot)
+def _sides(study: Study, lot: Lot, pictures: bool) -> tuple[dict[str, Rows], dict[str, np.ndarray]]:
+    kept, selection = study.kept_of(lot)
     order = study.draw_rows(lot.draw)
+
+    def real(role: str) -> np.ndarray:
+        return study.pixels(role) if pictures else study.vectors(role, lot.draw, lot.synthesis)
+
     rows = {
-        "samples": Rows.of(samples),
-        "val": Rows.of(study.vectors("val", lot.draw, lot.synthesis)),
-        "train": Rows.of(study.vectors("train", lot.draw, lot.synthesis), order=order),
+        "samples": Rows.of(kept if pictures else study.kept_vectors_of(lot)),
+        "val": Rows.of(real("val")),
+        "train": Rows.of(real("train"), order=order),
     }
     labels = {
         "samples": selection["label"].to_numpy().astype(np.int64),

@@ -7,10 +7,13 @@ import pyarrow as pa
 from scipy.special import softmax
 
 from counterpoise import tables
+from counterpoise.gathering import flat, rows_of
 from counterpoise.lots import Lot
+from counterpoise.proposals.budgets import Piloted
 from counterpoise.proposals.pairings import TrainRows
+from counterpoise.proposals.strengths import Enough, Pilot
 from counterpoise.stages.stage import Step
-from counterpoise.study import Study, flat, rows_of
+from counterpoise.study import Study
 from counterpoise.tutoring import TutorFile, needs_of
 
 
@@ -27,8 +30,11 @@ def work(study: Study, unit: str) -> None:
         study.cells("train")  # refuses rows without a group
         assert groups is not None
         cells = labels * groups_n + groups
-    counts = np.bincount(cells, minlength=study.cell_count(lot.synthesis))
-    wanted = item.budget(counts, needs_of(study, lot) if item.tutor else None)
+    needs = needs_of(study, lot) if item.tutor else None
+    if lot.round and isinstance(item.budget, Piloted):
+        wanted = item.budget.rest(_counts(study, lot, cells[~synthetic]), needs)
+    else:
+        wanted = item.budget(_counts(study, lot, cells), needs)
     # Sources are real rows only. Seeds name the draw and the round, not the synthesis: two generators fed the same plan
     # share their luck.
     real = np.flatnonzero(~synthetic)
@@ -36,7 +42,8 @@ def work(study: Study, unit: str) -> None:
     theirs = None if groups is None else groups[real]
     listens = item.tutor is not None and getattr(item.pairing, "listens", False)
     confusion = _confusion(study, lot) if listens else None
-    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)), confusion)
+    enough = _enough(study, lot) if lot.round else None
+    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)), confusion, enough)
     plan = item.pairing(wanted, train, study.seed("plan", lot.draw, lot.round))
     if item.by_group:
         plan = _apart(plan, groups_n)
@@ -47,6 +54,31 @@ def work(study: Study, unit: str) -> None:
     plan = _with(plan, "shard", shards)
     meta = {"shards": int(shards[-1]) + 1 if len(plan) else 0, "wanted": wanted.tolist()}
     study.run.put_table(unit, tables.with_meta(plan, meta))
+
+
+def _counts(study: Study, lot: Lot, cells: np.ndarray) -> np.ndarray:
+    return np.bincount(cells, minlength=study.cell_count(lot.synthesis))
+
+
+def _enough(study: Study, lot: Lot) -> np.ndarray | None:
+    """The strength of each class that the rounds before have found enough, by all samples that were made, kept or not.
+
+    A teacher knows classes only: cells of a class have one strength.
+    """
+    strength = getattr(study.synthesis(lot.synthesis).pairing, "strength", None)
+    if not isinstance(strength, Enough):
+        return None
+    found: list[tuple[int, float, float]] = []
+    for before in study.rounds(lot)[: lot.round]:
+        asked = {row["request_id"]: row for row in study.run.table(before.plan).to_pylist()}
+        for shard in study.shards(before):
+            for said in study.run.table(before.scores(strength.score, shard)).to_pylist():
+                row = asked[said["request_id"]]
+                if row["source_label"] not in (None, row["label"]):
+                    found.append((row["label"], row["strength"], said["score"]))
+    label, tried, score = np.array(found, float).reshape(-1, 3).T
+    each = strength(Pilot(label.astype(np.int64), tried, score), len(study.classes))
+    return each.repeat(study.cell_count(lot.synthesis) // len(study.classes))
 
 
 def _confusion(study: Study, lot: Lot) -> np.ndarray:

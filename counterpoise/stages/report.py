@@ -16,19 +16,20 @@ import numpy as np
 
 from counterpoise.funnel import funnel
 from counterpoise.gallery import galleries, twins
+from counterpoise.gathering import rows_of
 from counterpoise.generators.latent_facts import COMPONENTS, RECONSTRUCTIONS, SHOWN_CLASSES, SUMMARY
 from counterpoise.listening import families, feedback
 from counterpoise.lots import Lot
 from counterpoise.metrics.accuracy import confusion, shot_bins, slices
 from counterpoise.report.maps import maps
 from counterpoise.report.mixture import mixture
-from counterpoise.report.outcome import outcome
+from counterpoise.report.outcome import by_group, outcome
 from counterpoise.report.page import render
 from counterpoise.report.quality import quality
 from counterpoise.rundir import MARKER
 from counterpoise.stages.stage import Step
-from counterpoise.study import Study, rows_of
-from counterpoise.trials import TrialFile
+from counterpoise.study import Study
+from counterpoise.trialfiles import TrialFile
 from counterpoise.tutoring import TutorFile
 from counterpoise.types import describe, fingerprint
 
@@ -51,6 +52,7 @@ def facts_of(study: Study) -> dict[str, Any]:
         "verdict": _verdict(study, metrics, verdict),
         "audit": _audit(study, after),
         "recalls": _recalls(study, metrics, verdict["plain"], after),
+        "groups": by_group(metrics["arms"], verdict["plain"], after),
         "confusion": _confusion(study, [verdict["plain"], after]),
         "funnel": funnel(study),
         "maps": _maps(study),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from counterpoise import tables
+from counterpoise.crossfitting import unseen_says
+from counterpoise.encoding import as_classified
+from counterpoise.gathering import flat, real_of, samples_in, shown_of
 from counterpoise.lots import Lot
 from counterpoise.scores.batch import Batch
 from counterpoise.stages.stage import Step
-from counterpoise.study import Study, flat, real_of, samples_in
+from counterpoise.study import Study
 from counterpoise.tutoring import hear, tutors_of
 from counterpoise.types import Refusal
 
@@ -46,12 +49,22 @@ def units(study: Study) -> list[str]:
 def work(study: Study, unit: str) -> None:
     lot, path = Lot.of(unit), Path(unit)
     x, ids = samples_in(study.run, lot.samples(int(path.stem)))
-    plan = study.run.table(lot.plan, ["request_id", "label"])
-    label_of = dict(zip(plan["request_id"].to_pylist(), plan["label"].to_pylist(), strict=True))
-    labels = np.array([label_of[i] for i in ids], np.int64)
-    teacher = judge = None
+    plan = study.run.table(lot.plan, ["request_id", "label", "source_id", "source_label"]).to_pylist()
+    row_of = {row["request_id"]: row for row in plan}
+    rows = [row_of[i] for i in ids]
+    labels = np.array([row["label"] for row in rows], np.int64)
+    starts = np.array(
+        [row["label"] if row["source_id"] is None else row["source_label"] for row in rows], np.int64
+    )
+    teacher = judge = unseen = None
     if study.synthesis(lot.synthesis).tutor is not None:
-        teacher, judge = (partial(hear, one, x, labels) for one in tutors_of(study, lot, torch.device("cpu")))
+        seen = cache(lambda: as_classified(study, lot, x))
+        teacher, judge = (
+            partial(lambda one: hear(one, seen(), labels), one)
+            for one in tutors_of(study, lot, torch.device("cpu"))
+        )
+        sources = [row["source_id"] for row in rows]
+        unseen = lambda folds: unseen_says(study, lot, seen(), sources, folds)  # noqa: E731
     real, real_labels = _real(study, lot)
     batch = Batch(
         flat(x),
@@ -63,6 +76,8 @@ def work(study: Study, unit: str) -> None:
         judge,
         x if x.dtype == np.uint8 else None,
         tuple(study.classes),
+        starts,
+        unseen,
     )
     score, name = _score(study, lot, unit), path.parts[-2]
     calibrated = study.run.json(lot.calibration(name))
@@ -81,7 +96,8 @@ def _score(study: Study, lot: Lot, unit: str) -> Any:
 
 
 def _real(study: Study, lot: Lot) -> tuple[np.ndarray, np.ndarray]:
-    rows, labels, _ = real_of(study, lot.draw, lot.synthesis)
+    of = shown_of if study.pictured(lot.synthesis) else real_of
+    rows, labels, _ = of(study, lot.draw, lot.synthesis)
     return rows.raw(np.arange(len(rows))), labels
 
 

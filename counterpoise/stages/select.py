@@ -1,4 +1,7 @@
-"""select: reads samples and scores; writes every sample with a reason, kept or dropped, and the kept ones as one array."""
+"""select: reads samples and scores; writes every sample with a reason, kept or dropped, and the kept ones as one array.
+
+Pictures of a study whose classifiers see features are written down as those, too.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 
 from counterpoise import tables
+from counterpoise.encoding import embed_unit
+from counterpoise.gathering import samples_in
 from counterpoise.lots import Lot
 from counterpoise.stages.stage import Step
-from counterpoise.study import Study, samples_in
+from counterpoise.study import Study
 
 
 def units(study: Study) -> list[str]:
@@ -22,12 +27,12 @@ def work(study: Study, unit: str) -> None:
     synthesis = study.synthesis(lot.synthesis)
     plan = study.run.table(lot.plan, ["request_id", "label"])
     files = [lot.samples(shard) for shard in study.shards(lot)]
-    failed = {
-        row["request_id"]: row["reason"]
+    came = [
+        row
         for file in files
-        for row in study.run.table(file, ["request_id", "status", "reason"]).to_pylist()
-        if row["status"] != "made"
-    }
+        for row in study.run.table(file, ["request_id", "status", "reason", "attempt"]).to_pylist()
+    ]
+    failed = {row["request_id"]: row["reason"] for row in came if row["status"] != "made"}
     scores: dict[str, np.ndarray] = {}
     made: list[str] = []
     for score, _ in synthesis.scores:
@@ -47,6 +52,7 @@ def work(study: Study, unit: str) -> None:
     _write_kept(study, lot, files, kept)
     funnel = {
         "asked": len(plan),
+        "retried": sum(row["attempt"] > 0 for row in came),
         "made": len(plan) - len(failed),
         "kept": len(kept),
         "dropped": Counter(filter(None, drop)),
@@ -66,4 +72,8 @@ def _write_kept(study: Study, lot: Lot, files: list[str], kept: set[str]) -> Non
             at += int(mask.sum())
 
 
-STEPS = (Step(units, work),)
+def pictures(study: Study) -> list[str]:
+    return [lot.embedded for lot in study.lots() if study.pictured(lot.synthesis)]
+
+
+STEPS = (Step(units, work), Step(pictures, embed_unit))

@@ -7,14 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterpoise.classifiers.claims import ByStrength, Confident, Origins, claimed
+from counterpoise.classifiers.claims import ByStrength, Confident, Measured, Origins, claimed
 from counterpoise.types import Refusal, build, describe, load
 
-RULES = [ByStrength(), ByStrength(gamma=0.5), ByStrength(gamma=3), Confident(), Confident(least=0.9)]
+RULES = [
+    ByStrength(),
+    ByStrength(gamma=0.5),
+    ByStrength(gamma=3),
+    Confident(),
+    Confident(least=0.9),
+    Measured(),
+]
 
 
 def origins(wanted, source, strength, said=None) -> Origins:
-    scores = {"label": np.log(np.asarray(said, float))} if said is not None else {}
+    said = None if said is None else np.asarray(said, float)
+    scores = {} if said is None else {"label": np.log(said), "turned": said}
     return Origins(np.array(wanted), np.array(source), np.array(strength, np.float32), scores.__getitem__)
 
 
@@ -95,6 +103,12 @@ def test_who_is_sure_keeps_the_hard_label() -> None:
     assert Confident(otherwise=ByStrength(gamma=0.5))(far) == pytest.approx([0.7, 1, 1])
     with pytest.raises(Refusal, match=r"Confident\.least"):
         build(Confident, {"least": 0})
+
+
+def test_a_measured_label_is_the_score_whatever_the_strength() -> None:
+    far = origins([3, 2], [1, 1], [0.1, 0.9], [0.8, 0.25])
+    found = claimed(np.array([3, 2]), far, Measured(), 4)
+    np.testing.assert_allclose(found, [[0, 0.2, 0, 0.8], [0, 0.75, 0.25, 0]], atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=repr)

@@ -66,6 +66,18 @@ def test_a_manifest(root, kind, path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["caption", "text"])
+def test_what_a_manifest_says_of_images_arrives(root, kind, column):
+    rows = [
+        {"path": "b/1.png", "label": "x", column: "a fox; at dusk"},
+        {"path": "a/1.png", "label": "x", column: None},
+    ]
+    listing = write(root, kind, rows).listing()
+    said = dict(zip(listing["uri"].to_pylist(), listing["caption"].to_pylist(), strict=True))
+    assert said == {"b/1.png": "a fox; at dusk", "a/1.png": None}
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("split", ["pool", "unlabelled", "Unlabeled"])
 def test_unlabelled_rows_need_no_label_and_lose_theirs(root, kind, split):
     labelled = {"path": "a/1.png", "label": "x", "split": "train"}

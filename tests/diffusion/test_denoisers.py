@@ -14,7 +14,7 @@ from counterpoise.diffusion.denoisers import (
 )
 
 SCHEDULE = Schedule()
-PARAMETRISATIONS = [EDM(), EDM(sigma_data=1.0), Eps(), Velocity(), Flow()]
+PARAMETRISATIONS = [EDM(), EDM(sigma_data=1.0), Eps(), Velocity(), Flow(), Flow(sigma_max=2.0**20)]
 
 
 def level(read, time):
@@ -196,3 +196,10 @@ def test_the_signal_to_noise_ratio_of_unit_data():
     for snr in (0.01, 1.0, 25.0):
         x0, noise = torch.randn(2, 100_000, generator=torch.Generator().manual_seed(4))
         assert (x0.var() / (snr_to_sigma(snr) * noise).var()).item() == pytest.approx(snr, rel=0.02)
+
+
+def test_a_flow_sees_its_noise_exactly_where_there_is_all_but_nothing_else():
+    noise, seen = torch.randn(2, 3, 4, 4), []
+    sigma = torch.full((2,), 2.0**20)
+    Flow(sigma_max=2.0**20).denoiser(lambda x, t, cond: seen.append(x) or x)(sigma[0] * noise, sigma, Cond())
+    torch.testing.assert_close(seen[0], noise, rtol=2e-6, atol=0)

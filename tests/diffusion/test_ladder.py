@@ -1,16 +1,19 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from counterpoise.diffusion.denoisers import Schedule, snr_to_sigma
-from counterpoise.diffusion.ladder import cut, discrete, from_sigma, karras
+from counterpoise.diffusion.ladder import LARGEST_FLOW, cut, discrete, flow, from_sigma, karras
+from counterpoise.nets import noise_schedules
 from counterpoise.types import Refusal
 
 STEPS = st.integers(1, 60)
 LADDERS = st.one_of(
     st.builds(karras, STEPS, st.floats(1e-3, 0.1), st.floats(1.0, 200.0), st.floats(1.0, 9.0)),
     st.builds(discrete, st.just(Schedule()), STEPS),
+    st.builds(flow, STEPS, st.floats(0.5, 12.0)),
 )
 
 
@@ -32,6 +35,36 @@ def test_karras_is_the_published_ladder():
     assert karras(1, 0.002, 80.0).tolist() == pytest.approx([80.0, 0.0])
 
 
+def test_a_flow_comes_down_as_published():
+    t = flow(4, shift=3.0)
+    times = t / (1 + t)
+    even = torch.tensor([1, 0.75, 0.5, 0.25], dtype=torch.float64)
+    assert times[:-1].tolist() == pytest.approx((3 * even / (1 + 2 * even)).tolist(), abs=1e-6)  # Equation 23
+    assert t[0] == LARGEST_FLOW
+    assert flow(3, last=0.2)[2].item() == pytest.approx(0.25)  # t / (1 - t)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 28])
+@pytest.mark.parametrize(
+    ("settings", "patches", "by_step"),
+    [({"shift": 3.0}, 9, False), ({"shift": 1.0}, 9, False), ({"use_dynamic_shifting": True}, 4096, True),
+     ({"use_dynamic_shifting": True, "time_shift_type": "linear"}, 1024, True),
+     ({"use_dynamic_shifting": True, "max_shift": 0.9}, 16, False)],
+)  # fmt: skip
+def test_a_flow_comes_down_the_ladder_of_its_own_scheduler(settings, patches, by_step, steps):
+    diffusers = pytest.importorskip("diffusers")
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+    theirs = diffusers.FlowMatchEulerDiscreteScheduler(**settings)
+    more = {"sigmas": np.linspace(1.0, 1 / steps, steps)} if by_step else {"num_inference_steps": steps}
+    if settings.get("use_dynamic_shifting"):
+        more["mu"] = calculate_shift(patches, max_shift=settings.get("max_shift", 1.15))
+    theirs.set_timesteps(**more)
+    told = noise_schedules.flow("x", dict(theirs.config) | {"_class_name": "FlowMatch"}, patches, by_step)
+    ours = flow(steps, told["shift"], told["last"])
+    torch.testing.assert_close((ours / (1 + ours)).float(), theirs.sigmas, atol=2e-6, rtol=0)
+
+
 def test_discrete_rungs_are_those_of_the_schedule():
     schedule = Schedule()
     assert torch.equal(discrete(schedule, 1000)[:-1], schedule.sigmas.flip(0))
@@ -49,10 +82,26 @@ def test_discrete_rungs_are_those_of_the_schedule():
 def test_cut_keeps_the_lower_end(ladder, strength):
     steps = len(ladder) - 1
     kept = cut(ladder, strength)
-    assert len(kept) == 1 + round(strength * steps)
+    assert -1e-4 < strength * steps - (len(kept) - 1) < 1
     assert torch.equal(kept, ladder[len(ladder) - len(kept) :])
     assert torch.equal(cut(ladder, 1.0), ladder)
     assert cut(ladder, 0.0).tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("strength", "calls"), [(0.1, 2), (0.3, 7), (0.5, 12), (0.7, 17), (0.9, 22), (1.0, 25)]
+)
+def test_as_many_steps_as_published_of_25(strength, calls):
+    ladder = torch.linspace(1, 0, 26)
+    for stored in (strength, float(np.float32(strength))):  # as a plan keeps it
+        assert len(cut(ladder, stored)) - 1 == calls
+
+
+@given(st.integers(1, 1000), st.integers(0, 1000))
+def test_a_decimal_strength_takes_exactly_its_whole_steps(steps, thousandths):
+    ladder, exact = torch.linspace(1, 0, steps + 1), steps * thousandths // 1000
+    for strength in (thousandths / 1000, float(np.float32(thousandths / 1000))):
+        assert len(cut(ladder, strength)) - 1 == exact
 
 
 @given(LADDERS, st.floats(1e-3, 300.0))

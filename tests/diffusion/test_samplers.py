@@ -17,7 +17,8 @@ ONE = Mixture(
     classes=torch.tensor([0]),
 )
 STOCHASTIC = ["ancestral", "ancestral_small"]
-DETERMINISTIC = sorted(set(SAMPLERS) - set(STOCHASTIC))
+DETERMINISTIC = sorted(set(SAMPLERS) - {*STOCHASTIC, "lcm"})
+OF_ANY_DENOISER = sorted(set(SAMPLERS) - {"lcm"})  # of which the estimate need not be a sample
 
 
 def every(names):
@@ -158,7 +159,7 @@ def test_a_row_depends_on_itself_alone(name):
     assert not torch.allclose(whole[0], whole[3])
 
 
-@every(SAMPLERS)
+@every(OF_ANY_DENOISER)
 def test_sdedit_returns_the_source_at_0_and_switches_its_class_at_1(name):
     ladder = discrete(Schedule(), 100)
     source = MIXTURE.sample(torch.tensor([0, 0]), 300, seed=6).float()
@@ -176,7 +177,7 @@ def test_sdedit_returns_the_source_at_0_and_switches_its_class_at_1(name):
     assert switched[-1] > 0.99
 
 
-@every(SAMPLERS)
+@every(OF_ANY_DENOISER)
 def test_sdedit_keeps_the_class_of_a_source_that_moves_little(name):
     """Without a label, a little noise cannot carry a point to another class; with all of it, the source is forgotten."""
     ladder = discrete(Schedule(), 100)
@@ -208,3 +209,19 @@ def test_ancestral_noise_is_the_rows_and_the_rungs(name):
     published = beta if name == "ancestral" else (1 - abar_low) / (1 - abar) * beta
     assert (seen[1].var() * abar_low).item() == pytest.approx(published, rel=0.02)
     assert len({tuple(row[:3].tolist()) for row in seen[1]}) == 40
+
+
+def test_lcm_noises_each_estimate_anew():
+    """The variance at the next rung is that rung's, row by row, whatever x was before."""
+    rungs, seen = discrete(Schedule(), 4), []
+
+    def estimate(x, sigma, cond):
+        seen.append(x)
+        return torch.full_like(x, len(seen))
+
+    made = SAMPLERS["lcm"](estimate, torch.zeros(40, 5000), rungs, Cond(), range(40))
+    assert (made == 4).all()
+    for number, (x, sigma) in enumerate(zip(seen[1:], rungs[1:-1].tolist(), strict=True), 1):
+        assert x.mean().item() == pytest.approx(number, abs=0.02 * sigma)
+        assert x.std().item() == pytest.approx(sigma, rel=0.01)
+        assert len({tuple(row[:3].tolist()) for row in x}) == 40

@@ -139,6 +139,23 @@ def test_dpm_solver(schedule, steps):
     compare("dpmpp_2m", Eps(schedule), ladder, scheduler, preserving(ladder))
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 10])
+def test_lcm(monkeypatch, steps):
+    """Where their times are ours (other numbers of steps are rounded to the 50 that LCM is distilled on), with our noise.
+
+    Scaled up, times are far from the boundary, where theirs keeps a little of x.
+    """
+    streams = count(1)
+    monkeypatch.setattr(
+        "diffusers.schedulers.scheduling_lcm.randn_tensor",
+        lambda shape, **kwargs: row_noise(SEEDS, shape[1:], next(streams)),
+    )
+    scheduler = diffusers.LCMScheduler(**trained(Schedule()), beta_schedule="linear", timestep_scaling=1000.0)
+    scheduler.set_timesteps(steps)
+    ladder = discrete(Schedule(), steps)
+    compare("lcm", Eps(Schedule()), ladder, scheduler, preserving(ladder), atol=3e-4)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 12, 40])
 @pytest.mark.parametrize(
     ("name", "theirs"), [("euler", "EDMEulerScheduler"), ("dpmpp_2m", "EDMDPMSolverMultistepScheduler")]

@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from counterpoise.data.nonleaky import NonLeaky
+from counterpoise.diffusion.batches import Batches, Material
 from counterpoise.diffusion.checkpoints import Folder
 from counterpoise.diffusion.denoisers import NO_LABEL
 from counterpoise.diffusion.losses import ClassBalancing, LogNormal
-from counterpoise.diffusion.training import Batches, Material, Schooling, train_denoiser
+from counterpoise.diffusion.training import Schooling, train_denoiser
 from counterpoise.nets.mlp import MLP
 from counterpoise.types import Refusal
 

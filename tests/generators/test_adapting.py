@@ -1,17 +1,29 @@
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 import text_to_image
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from counterpoise.data.pixels import Rows
+from counterpoise.diffusion.checkpoints import Folder
+from counterpoise.diffusion.losses import ClassBalancing
+from counterpoise.diffusion.stopping import EarlyStop
+from counterpoise.diffusion.training import Schooling, train_denoiser
 from counterpoise.generators.adapting import Adapt, balanced, draw
 from counterpoise.generators.generator import Lesson
-from counterpoise.nets.stable_diffusion import open_base
+from counterpoise.generators.stable_diffusion import StableDiffusion
+from counterpoise.nets.stable_diffusion import open_base, open_tokens
+from counterpoise.spaces import latents
 from counterpoise.spaces.latents import Latents
+from counterpoise.spaces.preview import SmallDecoder
 from counterpoise.types import Refusal
 
 
@@ -55,7 +67,8 @@ def test_rows_are_encoded_once_with_their_mirror_image(base, monkeypatch):
     rows = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), dtype=np.uint8)
     labels = np.array([0, 0, 0, 0, 2, 2, 2])
     space = Latents(base.autoencoder, None, base.shape, base.size, (3, 32))
-    found = Adapt(flip=True).material(Lesson(Rows.of(rows), labels, None, ["a", "b", "c"]), space)
+    lesson = Lesson(Rows.of(rows), labels, None, ["a", "b", "c"])
+    found = Adapt(flip=True).material(lesson, space, base, "a photo of {a}")
     monkeypatch.setattr(type(base.autoencoder), "encode", None)
     assert found.labels.tolist() == [0, 2] * 7 + [0]
     assert found.counts.tolist() == [8, 0, 7]
@@ -88,3 +101,125 @@ def test_where_nothing_would_be_learnt_it_is_refused():
         Adapt(kind="words", words=0)
     with pytest.raises(Refusal, match="places is empty"):
         Adapt(places=())
+    with pytest.raises(Refusal, match="templates and captions, and there are 0 words"):
+        Adapt(words=0, captioned=0.5)
+    with pytest.raises(Refusal, match="a template says"):
+        Adapt(templates=("a photo",))
+
+
+def test_rows_hear_all_templates_and_their_captions_behind_the_word_of_their_class(base):
+    rows = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    captions = ["by day", None, "by day", "so far away " * 20, None, "x"]
+    adapt = Adapt(templates=("my {name}", "{a}!"), captioned=0.5)
+    lesson = Lesson(Rows.of(rows), labels, None, ["oak", "fox"], captions=captions)
+    space = Latents(base.autoencoder, None, base.shape, base.size, (3, 32))
+    texts = adapt.material(lesson, space, base, "a photo of {a}").texts
+    order = balanced(labels, adapt.balanced)
+    tokens = open_tokens(base)
+    adapt.asked(tokens, "a photo of {a}", ["oak", "fox"])
+
+    def heard(text):
+        return tokens.tokenizer.decode(text, skip_special_tokens=True).replace(" ", "")
+
+    rng, seen = torch.Generator().manual_seed(0), {}
+    for _ in range(200):
+        for place, text in enumerate(texts(np.arange(len(order)), rng)):
+            seen.setdefault(int(order[place]), []).append(heard(text))
+    for row, found in seen.items():
+        own = f"<class{labels[row]}-0>"
+        sentences = {f"aphotoofa{own}", f"my{own}", f"a{own}!"}
+        assert all(own in text for text in found)
+        assert sentences <= set(found)
+        others = [text for text in found if text not in sentences]
+        if captions[row] is None:
+            assert not others
+        else:
+            assert len(others) / len(found) == pytest.approx(0.5, abs=0.1)
+            said = f"aphotoofa{own},{captions[row].replace(' ', '')}"
+            assert set(others) <= {said, said[: len(others[0])]}  # as much of it as is read
+        shares = [found.count(sentence) / (len(found) - len(others)) for sentence in sentences]
+        assert shares == pytest.approx([1 / 3] * 3, abs=0.1)
+    again = texts(np.arange(6), torch.Generator().manual_seed(3))
+    assert torch.equal(again, texts(np.arange(6), torch.Generator().manual_seed(3)))
+
+
+def test_a_text_of_a_row_of_no_class_is_not_heard(base):
+    net = Adapt().network(base, "a photo of {a}", ["oak", "fox"], seed=0)
+    text = net.prompts.tokens[[1, 0, 1]]
+    label = torch.tensor([0, -1, 1])
+    found = net.prompts.said(label, text)
+    expected = net.prompts(torch.tensor([1, -1, 1]))
+    torch.testing.assert_close(found.words, expected.words)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    kind=st.sampled_from(["lora", "full", "words"]),
+    words=st.integers(1, 3),
+    templates=st.sampled_from([(), ("my {name}", "{a}!")]),
+    bf16=st.booleans(),
+    seed=st.integers(0, 3),
+)
+def test_no_row_of_the_embeddings_moves_but_the_words_that_are_learnt(
+    base, kind, words, templates, bf16, seed
+):
+    adapt = Adapt(kind=kind, rank=2, words=words, templates=templates, captioned=0.5)
+    rows = np.random.default_rng(seed).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    lesson = Lesson(
+        Rows.of(rows), np.arange(6) % 2, None, ["oak", "fox"], captions=["by day", None, "dim"] * 2
+    )
+    schooling = Schooling(steps=3, batch=4, lr=1e-2, warmup=0.0, bf16=bf16)
+    model = StableDiffusion(base=base.name, adapt=adapt, schooling=schooling)
+    config = model.config(lesson)
+    net, space = model.network_for(config, seed), model.space(config, {})
+    prompts = net.prompts
+    before = {name: value.clone() for name, value in prompts.frozen.net.state_dict().items()}
+    first = prompts.words.detach().clone()
+    assert any("token_embedding.known" in name for name in before), "the table is among them"
+    with TemporaryDirectory() as out:
+        material = model.material(lesson, space, schooling)
+        train_denoiser(net, model.objective, material, schooling, seed, Folder(Path(out), "x"), augment=draw)
+    for name, value in prompts.frozen.net.state_dict().items():
+        assert torch.equal(value, before[name])
+    assert (prompts.words != first).any(1).all()
+
+
+def test_rows_put_aside_are_looked_at_and_never_learnt_from(base):
+    rows = np.random.default_rng(0).integers(0, 256, (17, 32, 32, 3), dtype=np.uint8)
+    labels = np.array([0] * 10 + [1] * 4 + [2] * 3)
+    lesson = Lesson(Rows.of(rows), labels, None, ["oak", "fox", "8"])
+    space = Latents(base.autoencoder, None, base.shape, base.size, (3, 32))
+
+    def views(material):
+        return {view.numpy().tobytes() for view in material.rows(np.arange(len(material.labels)))}
+
+    whole = Adapt().material(lesson, space, base, "a photo of {a}")
+    split = Adapt(stop=EarlyStop(share=0.2)).material(lesson, space, base, "a photo of {a}")
+    assert whole.aside is whole.stop is None
+    assert set(split.aside.labels) == {0}
+    assert len(views(split.aside)) == 2
+    assert views(split).isdisjoint(views(split.aside))
+    assert views(split) | views(split.aside) == views(whole)
+    assert (split.counts == split.counts[0]).all()  # classes stay balanced
+    small = dataclasses.replace(lesson, rows=Rows.of(rows[10:]), labels=labels[10:])
+    assert (
+        Adapt(stop=EarlyStop()).material(small, space, base, "{a}").stop is None
+    )  # no class can spare a row
+
+
+def test_a_sheet_of_samples_is_drawn_of_what_is_learnt(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(latents, "PREVIEW", SmallDecoder(steps=20))
+    rows = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    lesson = Lesson(Rows.of(rows), np.arange(6) % 2, None, ["oak", "fox"])
+    schooling = Schooling(steps=2, batch=4)
+    model = StableDiffusion(
+        base=base.name, steps=2, adapt=Adapt(rank=2, stop=EarlyStop()), schooling=schooling
+    )
+    model.fit(lesson, tmp_path / "adapted", seed=1)
+    with Image.open(next((tmp_path / "adapted").glob("grid-*.png"))) as sheet:
+        assert sheet.size == (4 * 33, 2 * 33)
+    dataclasses.replace(model, adapt=None).fit(lesson, tmp_path / "as it is", seed=1)
+    assert not list((tmp_path / "as it is").glob("grid-*.png"))
+    with pytest.raises(Refusal, match="in the same words"):
+        dataclasses.replace(model, adapt=Adapt(templates=("{a}",)), balance=ClassBalancing())

@@ -116,9 +116,7 @@ def test_our_chain_is_that_of_their_pipeline(kind, strength, tmp_path):
         denoise = CFG(scale)(read.denoiser(net), GuideContext())
         found = ddim(denoise, x, rungs, Cond(torch.arange(3)), seeds)
 
-    pipe = text_to_image.theirs(
-        folder, "StableDiffusionImg2ImgPipeline" if strength < 1 else "StableDiffusionPipeline"
-    )
+    pipe = text_to_image.theirs(folder, img2img=strength < 1)
     told = {"num_inference_steps": steps, "guidance_scale": scale, "output_type": "latent"}
     if strength < 1:
         pipe.prepare_latents = lambda *_, **__: given  # their start, from our noise
@@ -166,7 +164,9 @@ def test_strength_goes_from_what_the_autoencoder_makes_of_the_source_to_noise(fi
     model, out = fitted
     sample = model.load(out, context(photos()))
     space = model.space(model.config(photos()), {})
-    again = np.stack(space.back(space.into(photos().rows.raw(np.arange(6)), np.empty(0)), np.empty(0)))
+    # One behind the other in memory, as the sampler has them: else convolutions round otherwise, and a grey level differs.
+    source = space.into(photos().rows.raw(np.arange(6)), np.empty(0)).contiguous()
+    again = np.stack(space.back(source, np.empty(0)))
     away = [np.abs(np.stack(sample(asked(6, s))).astype(int) - again).mean() for s in (0.0, 0.25, 0.5, 1.0)]
     assert away[0] == 0
     assert away == sorted(away)
@@ -319,6 +319,8 @@ ADAPTS = {
     "lora everywhere": Adapt(rank=2, places=("attention", "feedforward", "convolutions"), words=2, flip=True),
     "lora alone": Adapt(rank=2, words=0, min_snr=5.0),
     "words": Adapt(kind="words", words=2),
+    "lora in the tower too": Adapt(rank=2, places=("attention", "text")),
+    "lora in the tower": Adapt(rank=2, places=("text",), words=0, templates=("{a}!",)),
     "full": Adapt(kind="full", words=0),
 }
 
@@ -332,7 +334,9 @@ def test_only_what_is_learnt_moves_and_is_written(kind, model, tmp_path):
     lesson = photos()
     config = learning.config(lesson)
     net = learning.network_for(config, seed=3)
-    frozen = {"unet": net.frozen.net} | ({"tower": net.prompts.frozen.net} if adapt.words else {})
+    frozen = {"unet": net.frozen.net} | (
+        {"tower": net.prompts.frozen.net} if adapt.words or adapt.reads else {}
+    )
     before = {name: {k: v.clone() for k, v in module.state_dict().items()} for name, module in frozen.items()}
     made = net(torch.randn(4, 4, 8, 8), torch.full((4,), 300.0), Cond(torch.tensor([0, 1, 2, -1])))
     made.square().sum().backward()
@@ -357,7 +361,7 @@ def test_only_what_is_learnt_moves_and_is_written(kind, model, tmp_path):
     assert load(describe(learning)) == learning
 
 
-@pytest.mark.parametrize("kind", ["lora", "lora everywhere", "words", "full"])
+@pytest.mark.parametrize("kind", sorted(set(ADAPTS) - {"lora alone"}))
 def test_fitted_ones_say_what_was_learnt_and_share_one_base(kind, model, tmp_path):
     school = Schooling(steps=6, batch=4, lr=1e-1, bf16=False)
     learning = dataclasses.replace(model, adapt=ADAPTS[kind], schooling=school)

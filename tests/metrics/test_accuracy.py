@@ -111,6 +111,7 @@ def test_groups_worst_worst_tenth_and_adjusted_average():
     predicted[10:13] = 1  # group 1: .7
     found = measured(label, predicted, [9, 9], 2, group, [100] + [0] * 18 + [300])
     assert found["worst_group"] == pytest.approx(0.4)
+    assert found["group_mean"] == pytest.approx((0.4 + 0.7 + 18) / 20)
     assert found["worst_groups"] == pytest.approx(0.55), "the lowest two of twenty"
     assert found["adjusted_average"] == pytest.approx(0.25 * 0.4 + 0.75 * 1)
     unknown = measured(label, predicted, [9, 9], 2, np.where(group == 0, -1, group))

@@ -21,6 +21,12 @@ def tiny(tmp_path_factory):
     return text_to_image.save(tmp_path_factory.mktemp("base") / "tiny", channels=6)
 
 
+@pytest.fixture(scope="module")
+def families(tmp_path_factory):
+    out = tmp_path_factory.mktemp("families")
+    return {kind: text_to_image.save(out / kind, kind=kind) for kind in ("sdxl", "sd3")}
+
+
 @pytest.fixture
 def copy(tiny, tmp_path):
     return Path(shutil.copytree(tiny, tmp_path / "copy"))
@@ -106,9 +112,17 @@ def config(path, **changes):
 
 BROKEN = {
     "no index": (gone("model_index.json"), "has no model_index.json"),
-    "sdxl": (
+    "a video model": (
+        config("model_index.json", _class_name="WanPipeline"),
+        "is a WanPipeline by its model_index.json, and these are understood: StableDiffusionPipeline, .*FluxPipeline",
+    ),
+    "a part of sdxl": (
         config("model_index.json", _class_name="StableDiffusionXLPipeline"),
-        "is a StableDiffusionXLPipeline by its model_index.json",
+        "has no text_encoder_2 by its model_index.json, and a CLIPTextModelWithProjection is needed",
+    ),
+    "a classifier": (
+        lambda folder: (gone("model_index.json")(folder), (folder / "config.json").write_text("{}")),
+        "has no model_index.json: it is not a text-to-image model",
     ),
     "no text": (config("model_index.json", text_encoder=[None, None]), "has no text_encoder by its"),
     "no autoencoder": (config("model_index.json", vae="gone"), "has no vae by its"),
@@ -154,6 +168,68 @@ def test_what_is_no_such_model_is_refused_by_its_rule(what, copy):
     spoil(copy)
     with pytest.raises(Refusal, match=found):
         open_base(str(copy))
+
+
+XL = {
+    "no second tokenizer": (gone("tokenizer_2", "merges.txt"), "has no tokenizer_2: .*merges.txt"),
+    "no second tower": (
+        config("model_index.json", text_encoder_2=[None, None]),
+        "has no text_encoder_2 by its",
+    ),
+    "no sizes": (config("unet/config.json", addition_embed_type="gone"), r"is not told of sizes \(None\)"),
+    "a refiner": (config("model_index.json", text_encoder=[None, None]), "has no text_encoder by its"),
+    "wider": (config("text_encoder_2/config.json", hidden_size=8), "hears 40 numbers a word, and is told 32"),
+    "more of a text": (
+        config("text_encoder_2/config.json", projection_dim=8),
+        "hears 60 numbers of a text and its sizes, and is told 56",
+    ),
+    "inpainting": (
+        config("unet/config.json", in_channels=9),
+        "StableDiffusionXLPipeline is needed, .*sees 9",
+    ),
+}
+FLOW = {
+    "no transformer": (config("model_index.json", transformer="gone"), "has no transformer by its"),
+    "betas": (
+        config("scheduler/scheduler_config.json", _class_name="DDIMScheduler"),
+        "is a flow, and its .* of a DDIMScheduler",
+    ),
+    "karras": (
+        config("scheduler/scheduler_config.json", use_karras_sigmas=True),
+        "asks for use_karras_sigmas",
+    ),
+    "no third tokenizer": (gone("tokenizer_3", "tokenizer.json"), "has no tokenizer_3: .*spiece.model"),
+    "narrower t5": (
+        config("text_encoder_3/config.json", d_model=8),
+        "hears 48 numbers a word, and is told 8",
+    ),
+    "clips": (
+        config("text_encoder/config.json", projection_dim=8),
+        "hears 24 numbers of a text, and is told 20",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"), [*(("sdxl", what) for what in XL), *(("sd3", what) for what in FLOW)]
+)
+def test_what_is_no_such_model_of_another_family_is_refused(kind, what, families, tmp_path):
+    folder = Path(shutil.copytree(families[kind], tmp_path / "copy"))
+    spoil, found = (XL if kind == "sdxl" else FLOW)[what]
+    spoil(folder)
+    with pytest.raises(Refusal, match=found):
+        open_base(str(folder))
+
+
+def test_what_is_told_of_other_families(families):
+    xl, joint = open_base(str(families["sdxl"])), open_base(str(families["sd3"]))
+    assert (xl.shape, xl.size, xl.schedule["kind"]) == ((4, 8, 8), 32, "eps")
+    assert (joint.shape, joint.size) == ((4, 8, 8), 32)
+    last = 3 * 0.001 / (1 + 2 * 0.001)
+    assert joint.schedule == {"kind": "flow", "steps": 1000, "shift": 3.0, "last": pytest.approx(last)}
+    assert xl.nets == ["unet", "vae", "text_encoder", "text_encoder_2"]
+    named = {path.parent.name for path in joint.files()}
+    assert {"transformer", "text_encoder_3", "tokenizer_3", "tokenizer_2"} <= named
 
 
 def test_no_such_folder_and_no_such_name():
@@ -235,7 +311,7 @@ def test_prompts_are_told_apart_by_what_is_read_of_them(tiny):
     reader = open_base(str(tiny)).reader()
     tokens = reader.tokens(["a fox 🦊", "", "{a} <|startoftext|>"]).input_ids
     assert tokens.shape == (3, text_to_image.LENGTH)
-    assert reader.encoded(tokens).shape == (3, text_to_image.LENGTH, 24)
+    assert reader.encoded(tokens).words.shape == (3, text_to_image.LENGTH, 24)
     with pytest.warns(UserWarning, match="2 texts are longer"), pytest.raises(Refusal, match="alike"):
         reader.tokens(["x" * 50 + "a", "x" * 50 + "b"])
 
@@ -248,7 +324,7 @@ def test_words_of_our_own_are_kept_whole_and_begin_as_what_they_mean(tiny):
     assert first == 514
     assert (reader.tokens(["a <class0-1> <class0-0> x"]).input_ids >= first).sum() == 2
     assert torch.equal(reader.tokens(["a photo of it"]).input_ids, plain)
-    embedding = reader.tower.get_input_embeddings().weight
+    embedding = reader.tower.vocabularies[0].weight
     ids = reader.tokens.tokenizer("fox", add_special_tokens=False).input_ids
     torch.testing.assert_close(reader.meaning("fox"), embedding[ids].mean(0))
     with pytest.raises(Refusal, match="words of this package's"):
@@ -263,7 +339,7 @@ def test_a_folder_that_their_pipeline_saved_is_read_alike(tiny, tmp_path):
     texts = ["a photo of an oak tree", "", "日本 {x} 🦊"]
     tokens = ours.reader().tokens(texts).input_ids
     assert torch.equal(theirs.reader().tokens(texts).input_ids, tokens)
-    torch.testing.assert_close(theirs.reader().encoded(tokens), ours.reader().encoded(tokens))
+    torch.testing.assert_close(theirs.reader().encoded(tokens).words, ours.reader().encoded(tokens).words)
 
 
 def test_the_miniature_is_a_model_like_any_other():

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from counterpoise.nets.tokens import Tokens, has_vocabulary
+from counterpoise.nets.tokens import SideBySide, Tokens, has_vocabulary
 from counterpoise.types import Refusal
 
 
@@ -50,3 +50,44 @@ def test_what_a_tokenizer_is_made_of(files, there, tmp_path):
     for file in files:
         (tmp_path / file).touch()
     assert has_vocabulary(tmp_path) == there
+
+
+class Words:
+    """A token per word, of which it learns new ones; `known` of them before."""
+
+    def __init__(self, known):
+        self.numbers = {f"w{number}": number for number in range(known)}
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def add_tokens(self, words):
+        self.numbers |= {word: len(self) + place for place, word in enumerate(words)}
+        return len(words)
+
+    def __call__(self, texts, verbose=True, max_length=None, **_):
+        if isinstance(texts, str):
+            return {"input_ids": texts.split()}
+        rows = [[self.numbers[word] for word in text.split()] for text in texts]
+        return SimpleNamespace(input_ids=torch.tensor([row + [0] * (max_length - len(row)) for row in rows]))
+
+
+def test_side_by_side_a_new_word_has_one_number_for_all():
+    both = SideBySide("both", Words(5), 3, (Tokens("both", Words(9), 4),))
+    assert both.known == 9
+    assert both(["w1 w4"]).input_ids.tolist() == [[1, 4, 0, 1, 4, 0, 0]]
+    both.add(["<new>", "<newer>"])
+    assert both.known == 9
+    assert both(["w1 <newer>", "<new>"]).input_ids.tolist() == [
+        [1, 10, 0, 1, 10, 0, 0],
+        [9, 0, 0, 9, 0, 0, 0],
+    ]
+
+
+def test_side_by_side_a_class_must_be_read_to_its_end_by_all():
+    both = SideBySide("both", Words(5), 9, (Tokens("both", Words(9), 3),))
+    assert both.prompts("of {name}", ["w1 w2"]) == ["of w1 w2"]
+    with pytest.raises(
+        Refusal, match="reads 3 tokens of a prompt, and up to the end of class 'w1 w2 w3' there are 4"
+    ):
+        both.prompts("of {name}", ["w1 w2 w3"])

@@ -7,10 +7,12 @@ from counterpoise.proposals.budgets import (
     PRIOR_ROWS,
     Adaptive,
     ByNeed,
+    Even,
     FillUp,
     Fixed,
     Multiply,
     Needs,
+    Piloted,
     Sqrt,
     chosen,
     smoothed,
@@ -257,3 +259,33 @@ def test_patience_grows_with_the_rounds_made():
     assert waits == sorted(waits)
     assert waits[0] == 2
     assert waits[-1] > 10
+
+
+# --- even, and in two rounds ------------------------------------------------------------------------------------
+
+
+@given(counts, st.floats(0.01, 9))
+def test_even_spends_times_the_rows_and_no_class_gets_more_than_one_sample_more(n, times):
+    made = Even(times=times)(n)
+    assert (made[n == 0] == 0).all()
+    if n.any():
+        assert made.sum() == round(times * n.sum())
+        assert np.ptp(made[n > 0]) <= 1
+
+
+@given(
+    counts, st.integers(1, 90), st.sampled_from([FillUp(), Multiply(times=3.0), Fixed(40), Even(times=2.0)])
+)
+def test_a_pilot_and_the_rest_are_the_budget(n, pilot, inner):
+    budget = Piloted(inner, pilot=pilot)
+    if n.any():
+        first, later = budget(n), budget.rest(n)
+        assert (first + later == inner(n)).all()
+        assert first.max(initial=0) <= pilot
+        assert (later >= 0).all()
+
+
+def test_a_pilot_is_followed_by_one_round_whatever_validation_says():
+    assert Piloted().rounds == 2
+    assert Piloted().goes_on([0.9, 0.1])
+    assert Piloted().listens

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
 from counterpoise.proposals.pairings import FromAny, FromLarger, FromNoise, Neighbours, SameClass, TrainRows
+from counterpoise.proposals.strengths import Enough
 from counterpoise.types import Refusal, build
 
 ANY = [FromAny(), FromAny(by="image", strength=(0.3, 0.7)), FromAny(by="confusion"), FromAny(neighbours=2)]
@@ -126,6 +128,17 @@ def test_several_strengths_are_dealt_evenly_in_every_class_and_change_nothing_el
 def test_strengths_are_shares(bad):
     with pytest.raises(Refusal, match=r"FromAny\.strength: .*share of the way, from 0 to 1"):
         build(FromAny, {"strength": bad})
+
+
+@pytest.mark.parametrize("pairing", [SameClass, FromLarger, FromAny])
+def test_a_pilot_tries_all_strengths_alike_and_what_it_found_goes_to_each_class(pairing):
+    train, wanted = train_rows([9, 4, 6]), np.array([12, 30, 7])
+    found = replace(train, enough=np.array([0.9, 0.3, 0.5]))
+    asked = pairing(strength=Enough(among=(0.3, 0.5, 0.9)))
+    tried, later = (asked(wanted, rows, 3) for rows in (train, found))
+    assert tried.equals(pairing(strength=(0.3, 0.5, 0.9))(wanted, train, 3))
+    assert later.drop_columns("strength").equals(tried.drop_columns("strength"))
+    assert later["strength"].to_numpy() == pytest.approx(np.repeat([0.9, 0.3, 0.5], wanted))
 
 
 # --- from any class ---------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from counterpoise.classifiers.losses import CE, LDAM
 from counterpoise.classifiers.mixing import Instance
 from counterpoise.stages.deliver import deliver
 from counterpoise.study import Study
-from counterpoise.trials import TrialFile, file_of
+from counterpoise.trialfiles import TrialFile, file_of
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
 SIZE = 24  # of the backbone; the photos have 16

@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 from counterpoise import Data, Holdout, Predictor, Refusal, Run, Trials, open_source, parse_cut, run
 from counterpoise.arms import LOSSES, LossName
 from counterpoise.cli import app
+from counterpoise.gathering import real_of, rows_of
 from counterpoise.lots import Lot
 from counterpoise.nets.vae import ImageVAE, VectorVAE
 from counterpoise.recipes.baselines import baselines
 from counterpoise.recipes.feature_diffusion import feature_diffusion
 from counterpoise.recipes.latent_mixture import latent_mixture
 from counterpoise.stages.deliver import deliver
-from counterpoise.study import Study, real_of, rows_of
-from counterpoise.trials import TrialFile, file_of
+from counterpoise.study import Study
+from counterpoise.trialfiles import TrialFile, file_of
 
 pytest.importorskip("transformers", reason="the hf extra is not installed")
 

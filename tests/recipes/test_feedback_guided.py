@@ -30,6 +30,7 @@ from counterpoise.classifiers.training import Training
 from counterpoise.classifiers.tutor import Tutor
 from counterpoise.data.packed import Digits
 from counterpoise.diffusion.feedback import Feedback
+from counterpoise.gathering import rows_of, samples_in
 from counterpoise.generators.latent_mixture import LatentMixture
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
 from counterpoise.generators.simple import Copies
@@ -41,7 +42,7 @@ from counterpoise.proposals.pairings import FromNoise, SameClass
 from counterpoise.recipes.deliberate import deliberate
 from counterpoise.recipes.feedback_guided import PUBLISHED, feedback_guided
 from counterpoise.scores.feedback import Fidelity
-from counterpoise.study import Study, rows_of, samples_in
+from counterpoise.study import Study
 from counterpoise.tutoring import TutorFile, needs_of
 
 

@@ -24,7 +24,8 @@ from counterpoise.scores.select import AtLeast
 from counterpoise.spaces.features import Frozen
 from counterpoise.stages.plan import _confusion
 from counterpoise.study import Study
-from counterpoise.trials import Pupil, file_of
+from counterpoise.trialfiles import file_of
+from counterpoise.trials import Pupil
 
 STRENGTHS = (0.3, 0.7)
 SOURCE = ByStrength(gamma=60.0)  # .7^60: all of the label is the source's

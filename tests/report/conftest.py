@@ -299,6 +299,18 @@ def realistic() -> dict[str, Any]:
                 for n, t, b, a in zip(names, train, before, after, strict=True)
             ],
         },
+        "groups": {
+            "before_arm": "balanced softmax",
+            "after_arm": "interpolate",
+            "rows": [
+                {"name": "indoors <b>", "test": 180, "before": 91.2, "after": 92.4},
+                {"name": "outdoors", "test": 20, "before": 60.0, "after": 71.5},
+            ],
+            "ends": [
+                {"name": "mean of the groups", "before": 75.6, "after": 82.0},
+                {"name": "worst group", "before": 59.1, "after": 70.3},
+            ],
+        },
         "confusion": {
             "rows": ["9", "8", "7"],
             "columns": names,

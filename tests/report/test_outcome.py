@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from counterpoise.metrics.verdict import decide
-from counterpoise.report.outcome import outcome
+from counterpoise.report.outcome import by_group, outcome
 
 
 def test_every_arm_has_its_value_and_claims_have_their_verdict():
@@ -34,3 +34,20 @@ def test_every_arm_has_its_value_and_claims_have_their_verdict():
     gap = 100 * (means["made"]["all"] - means["sampling"]["all"])
     assert abs(rows["made"]["slices"]["all"]["mean"] - gap) < 1e-9
     assert found["recommendation"].keys() == {"action", "arm", "sentence"}
+
+
+def test_groups_come_with_their_mean_and_the_worst_of_each_trial():
+    def arm(*accuracies, mean, worst):
+        rows = [{"name": n, "test": 10, "accuracy": a} for n, a in zip("ab", accuracies, strict=True)]
+        return {"groups": rows, "mean": {"group_mean": mean, "worst_group": worst}}
+
+    arms = {"plain": arm(0.9, 0.5, mean=0.7, worst=0.4), "made": arm(0.8, 0.7, mean=0.75, worst=0.6)}
+    found = by_group(arms, "plain", "made")
+    assert (found["before_arm"], found["after_arm"]) == ("plain", "made")
+    assert [(row["name"], row["before"], row["after"]) for row in found["rows"]] == [
+        ("a", 90, 80),
+        ("b", 50, 70),
+    ]
+    assert [(row["before"], row["after"]) for row in found["ends"]] == [(70, 75), (40, 60)]
+    nothing = {"groups": [], "mean": {}}
+    assert by_group({"plain": nothing}, "plain", "plain") == {}

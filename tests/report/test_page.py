@@ -285,6 +285,7 @@ def test_any_section_may_be_missing(facts: dict[str, Any], undrawn: None) -> Non
         "verdict",
         "audit",
         "recalls",
+        "groups",
         "confusion",
         "galleries",
         "funnel",

@@ -15,13 +15,14 @@ from studies import fill, small
 
 from counterpoise import run
 from counterpoise.estimate import estimate
+from counterpoise.gathering import samples_in
 from counterpoise.lots import Lot
 from counterpoise.nets import clip as towers
 from counterpoise.scores import clip
 from counterpoise.scores.batch import Batch
 from counterpoise.scores.clip import Clip
 from counterpoise.scores.select import AtLeast
-from counterpoise.study import Study, samples_in
+from counterpoise.study import Study
 from counterpoise.types import Refusal, build, describe, load
 
 pytest.importorskip("transformers", reason="the hf extra is not installed")

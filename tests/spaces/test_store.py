@@ -189,6 +189,18 @@ def test_features_that_are_not_finite_are_not_kept():
     assert (again == EXPECTED).all()
 
 
+def test_a_bounded_one_forgets_what_was_written_first(folder):
+    bounded = Store(folder, most_bytes=3 * 900)
+    for start in range(0, 40, 5):
+        assert (bounded.rows(PIXELS[start : start + 5], Encoder()) == EXPECTED[start : start + 5]).all()
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= 3 * 900
+    kept = [asked(PIXELS[start : start + 5])[1] == 0 for start in range(0, 40, 5)]
+    assert kept == sorted(kept), "the last ones are still there"
+    assert 1 < sum(kept) < 8
+    for _ in range(2):  # what it has forgotten it computes
+        assert (bounded.rows(PIXELS, Encoder()) == EXPECTED).all()
+
+
 def test_where_it_lies(monkeypatch):
     monkeypatch.setenv("COUNTERPOISE_CACHE", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")

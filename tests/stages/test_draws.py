@@ -14,7 +14,7 @@ from counterpoise.metrics.accuracy import SLICES, shot_bins
 from counterpoise.stages.evaluate import STEPS, _means
 from counterpoise.stages.report import facts_of
 from counterpoise.study import Study
-from counterpoise.trials import file_of
+from counterpoise.trialfiles import file_of
 
 CLASSES = {"a": 190, "b": 60, "c": 40}
 ARMS = ("ce", "balanced_softmax", "smote")

@@ -10,10 +10,12 @@ import pytest
 from studies import fill, small
 
 from counterpoise import run
+from counterpoise.gathering import flat, rows_of, samples_in
+from counterpoise.generators.asking import seed_of
 from counterpoise.generators.generator import Failed, Row
 from counterpoise.generators.simple import Copies, Interpolate, Oversample
 from counterpoise.lots import Lot
-from counterpoise.study import Study, flat, rows_of, samples_in
+from counterpoise.study import Study
 
 CLASSES = {"a": 16, "b": 8, "c": 5}
 NOTHING, BLANK, SOME = "copies", "oversample", "smote"
@@ -21,7 +23,7 @@ NOTHING, BLANK, SOME = "copies", "oversample", "smote"
 
 @pytest.fixture(name="study", scope="module")
 def _study(tmp_path_factory) -> Study:
-    """Copies all fail, oversampled images are all blank, SMOTE fails for every class but b."""
+    """Copies all fail, oversampled images are all blank, SMOTE fails for every class but b, there with every other seed."""
 
     def fail(rows: Sequence[Row]) -> list[Failed]:
         return [Failed("not finite") for _ in rows]
@@ -35,7 +37,14 @@ def _study(tmp_path_factory) -> Study:
 
     def b_alone(self, out, ctx):
         sample = smote(self, out, ctx)
-        return lambda rows: [sample([row])[0] if row["label"] == 1 else Failed("not finite") for row in rows]
+
+        def some(rows: Sequence[Row]) -> list:
+            fine = [row["label"] == 1 and row["seed"] % 2 == 0 for row in rows]
+            return [
+                sample([row])[0] if ok else Failed("not finite") for row, ok in zip(rows, fine, strict=True)
+            ]
+
+        return some
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Copies, "load", lambda self, out, ctx: fail)
@@ -52,6 +61,21 @@ def test_the_run_reaches_its_report_and_says_what_failed(study):
     assert 0 < funnels[SOME]["kept"] <= funnels[SOME]["made"] < funnels[SOME]["asked"]
     reasons = study.run.table(Lot(BLANK, 0).selected)["drop"].to_pylist()
     assert set(reasons) == {"failed: blank image"}
+
+
+def test_what_failed_is_asked_for_again_and_the_report_says_so(study):
+    lot = Lot(SOME, 0)
+    plan = {row["request_id"]: row for row in study.run.table(lot.plan).to_pylist()}
+    samples = [row for shard in study.shards(lot) for row in study.run.table(lot.samples(shard)).to_pylist()]
+    assert list(plan) == [row["request_id"] for row in samples], "in the order of the plan"
+    made = [row for row in samples if row["status"] == "made"]
+    assert all(seed_of(plan[row["request_id"]]["seed"], row["attempt"]) % 2 == 0 for row in made)
+    retried, failed = sum(row["attempt"] > 0 for row in samples), len(samples) - len(made)
+    assert any(row["attempt"] for row in made)
+    notes = {row["arm"]: row["notes"] for row in study.run.json("report.json")["funnel"]}[SOME]
+    assert notes == [
+        f"{retried} samples came out as none and were asked for again with another seed; {failed} failed even so"
+    ]
 
 
 @pytest.mark.parametrize("name", [NOTHING, BLANK, SOME])

@@ -12,10 +12,11 @@ from studies import photo
 
 from counterpoise import Data, Holdout, Trials, open_source, run
 from counterpoise.arms import by_group
+from counterpoise.gathering import rows_of
 from counterpoise.generators.simple import Copies
 from counterpoise.proposals.pairings import FromNoise, SameClass
 from counterpoise.recipes.balanced_diffusion import balanced_diffusion
-from counterpoise.study import Study, rows_of
+from counterpoise.study import Study
 
 ROWS = {"train": ((14, 6), (5, 4)), "val": ((4, 4), (4, 4)), "test": ((4, 4), (4, 4))}  # class x group
 NAMES = ("field", "snow")

@@ -14,7 +14,7 @@ from counterpoise.metrics.fidelity import matched
 from counterpoise.metrics.frechet import Statistics, frechet
 from counterpoise.stages import measure
 from counterpoise.study import Study
-from counterpoise.trials import file_of
+from counterpoise.trialfiles import file_of
 
 
 @pytest.fixture(name="study")
