@@ -1,7 +1,7 @@
 """Translation: images/s of plan rows to PNG files against diffusers' image-to-image pipeline called once per image as the published code does, and the time outside the networks.
 
 Both take 25 steps of DPM-Solver++(2M) at strength 0.7 and guidance 7.5, which are 17 calls, with the same random U-Net
-of 10 million weights at latents of 32 x 32 and an autoencoder that costs as much of a call as Stable Diffusion's does.
+of 10 million weights at latents of 16 x 16 and an autoencoder that costs as much of a call as Stable Diffusion's does.
 Theirs has all threads of the machine and 32-bit numbers, as diffusers has them on a processor. Ours is two processes of
 one thread; every source serves four rows, and no latents are known before. What each factor alone brings is measured on
 few pictures. Fewer steps are listed apart: they are no part of the ratio.
@@ -59,8 +59,8 @@ from counterpoise.seeding import derive
 from counterpoise.spaces.latents import Latents
 
 BAR, OUTSIDE_BAR = 2.5, 0.05
-SMALL = Shape(side=32, unet=(48, 96, 192), vae=(16, 32, 48, 48), text=256, layers=4, groups=16, heads=2)
-SOURCES, ROWS, FEW, BATCH = 4, 16, 2, 8
+SMALL = Shape(side=16, unet=(48, 96, 192), vae=(16, 32, 48, 48), text=256, layers=4, groups=16, heads=2)
+SOURCES, ROWS, FEW, BATCH = 8, 32, 2, 16
 CALLS = int(STEPS * STRENGTH)
 STAIRS = (
     "theirs",

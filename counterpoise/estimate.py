@@ -12,8 +12,9 @@ import torch
 
 from counterpoise import tables
 from counterpoise.pipeline import check_ready, default_processes
-from counterpoise.proposals.budgets import Needs
+from counterpoise.proposals.budgets import Needs, Piloted
 from counterpoise.recipe import Data, Recipe, Synthesis
+from counterpoise.scores.turned import Turned
 from counterpoise.stages.intake import settle_shape
 from counterpoise.types import describe
 
@@ -31,26 +32,36 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         if item.tutor is not None:
             tutored[item.tutor] = max(tutored[item.tutor], item.rounds)
     trainings += sum((tutor.members + 1) * n for tutor, n in tutored.items()) * recipe.trials.draws
+    kept_from = {
+        (item.tutor, score.folds)
+        for item in recipe.synthesis
+        for _, score in item.scores
+        if isinstance(score, Turned)
+    }
+    trainings += sum(folds for _, folds in kept_from) * recipe.trials.draws
     wanted = {
         item.name: _at_most(item, _counts(recipe.data, listing, item.by_group)) for item in recipe.synthesis
     }
     samples = sum(wanted.values()) * recipe.trials.draws
     processes = default_processes()
-    like = (
-        shape["channels"],
-        shape["size"],
-    )  # what a generator sees: pictures, or vectors, which are of one pixel
+    # What a generator sees: pictures, or vectors, which are of one pixel.
+    sees = {"pixels": (shape["channels"], shape["size"])}
+    encoding = 0.0
     if getattr(recipe.network, "frozen", False):
         few = np.zeros((4, shape["size"], shape["size"], 3), np.uint8)
-        like = (recipe.network.components or recipe.network.encode(few).shape[1], 1)
-        training = len(listing) * _time(lambda: recipe.network.encode(few)) / 4
-        training += trainings * recipe.training.steps * 5e-4
+        sees["features"] = (recipe.network.components or recipe.network.encode(few).shape[1], 1)
+        encoding = _time(lambda: recipe.network.encode(few)) / 4
+        tried = max(1, len(recipe.training.decays))
+        training = len(listing) * encoding + trainings * tried * recipe.training.steps * 5e-4
     else:
         training = trainings * recipe.training.steps * _step_seconds(recipe, shape, classes)
     handling = len(listing) * 4e-4 + samples * 5e-4
     stored = 0
     fitted: list[Any] = []  # syntheses of one generator share its weights
     for item in recipe.synthesis:
+        pictured = "features" not in sees or "features" not in item.generator.spaces
+        like = sees["pixels" if pictured else "features"]
+        training += recipe.trials.draws * wanted[item.name] * encoding * pictured
         for _, score in item.scores:
             if hasattr(score, "seconds") and names:
                 once, sample = score.seconds(*like, names)
@@ -93,7 +104,9 @@ def _counts(data: Data, listing: pa.Table, by_group: bool) -> np.ndarray:
 
 def _at_most(item: Synthesis, counts: np.ndarray) -> int:
     """Samples of all rounds together, whatever a tutor will say."""
-    return int(item.budget(counts, Needs.unheard(len(counts))).sum()) * item.rounds
+    pilot = isinstance(item.budget, Piloted)  # its rounds share what one budget asks for
+    budget, rounds = (item.budget.budget, 1) if pilot else (item.budget, item.rounds)
+    return int(budget(counts, Needs.unheard(len(counts))).sum()) * rounds
 
 
 def _step_seconds(recipe: Recipe, shape: dict[str, int], classes: int) -> float:

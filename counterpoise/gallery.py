@@ -25,7 +25,8 @@ def galleries(study: Study) -> list[dict[str, Any]]:
     counts = study.counts()
     pixels, labels, order = study.pixels("train"), study.labels("train"), study.draw_rows(0)
     place = {name: row for row, name in enumerate(study.manifest("train")["id"].to_pylist())}
-    last = shown[-1]
+    learnt = [study.recipe.fit(arm.fit).synthesis for arm in study.recipe.arms if arm.role == "candidate"]
+    last = next((name for name in reversed(shown) if name in learnt), shown[-1])
     made = [row for lot in study.rounds(Lot(last, 0)) for row in _samples(study, lot)]
     found = []
     for label in _rarest(study):

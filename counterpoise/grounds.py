@@ -101,9 +101,11 @@ class Ground:
     ) -> Recipe:
         """The cheap arms, and an arm for every synthesis; features get one with adjusted logits as well."""
         fits, arms = list(self.fits), list(self.arms)
+        there = any(item.name == self.made.views for item, _ in synthesis)
+        made = self.made if there else dataclasses.replace(self.made, views=None)
         for item, role in synthesis:
-            mix = mixes.get(item.name, self.made.mix)
-            fits.append(dataclasses.replace(self.made, name=item.name, synthesis=item.name, mix=mix))
+            mix = mixes.get(item.name, made.mix)
+            fits.append(dataclasses.replace(made, name=item.name, synthesis=item.name, mix=mix))
             arms.append(Arm(item.name, item.name, role=role))
             if isinstance(self.network, Frozen):
                 arms.append(Arm(f"{item.name}_adjusted", item.name, PosthocLA(of="real"), role))
@@ -183,6 +185,14 @@ def on(
     for flag, said in {"--adapt": adapt, "--adapters": adapters, "--few-steps": few_steps}.items():
         if said and not base:
             raise Refusal(f"{flag} says something of a text-to-image model: name it with --base")
+    for flag, given in {"--components": components, "--backbone-size": backbone_size}.items():
+        if given is not None and not backbone:
+            raise Refusal(f"{flag} says something of a frozen backbone: name it with --backbone")
+    if backbone and guidance is not None and not base:
+        raise Refusal(
+            f"--guidance {guidance:g} is of a generator of pictures, and with --backbone the samples are features: make pictures "
+            "with --base"
+        )
     told = TextToImage(base, adapt or "lora", adapters, few_steps, guidance, fit_steps, flip)
     look = (Crop(), Flip()) if flip else (Crop(),)
     if backbone:

@@ -48,6 +48,7 @@ class Pupil:
     synthetic: np.ndarray
     pseudo: int = 0  # rows of the pool that were given a label
     wanted: np.ndarray | None = None  # (synthetic rows,) the class of each, whatever its label claims
+    views: int = 0  # rows that show the images of those before them once more
 
     @classmethod
     def of(cls, study: Study, fit: Fit, trial: int) -> Pupil:
@@ -61,7 +62,8 @@ class Pupil:
         wanted, classes = labels[synthetic], len(study.classes)
         if fit.mix is not None and fit.synthesis is not None:
             labels = claimed(labels, origins_of(study, draw, fit.synthesis), fit.mix.claims, classes)
-        pupil = cls(fit, classes, rows, labels, groups, synthetic, wanted=wanted)
+        views = int((~synthetic).sum()) - len(study.draw_rows(draw))
+        pupil = cls(fit, classes, rows, labels, groups, synthetic, wanted=wanted, views=views)
         if fit.pool is None:
             return pupil
         groups = study.group_ids("pool")
@@ -94,13 +96,23 @@ class Pupil:
         weights, mix, real = np.ones(len(self.labels)), self.fit.mix, ~self.synthetic
         if mix is None:
             return weights
-        classes = None if self.wanted is None else (mixing.hard(self.labels)[real], self.wanted)
-        return mix(weights[real], weights[~real], classes)
+        if self.wanted is None:
+            return mix(weights[real], weights[~real])
+        again = np.arange(
+            self.images, self.images + self.views
+        )  # what is rare stays so, however often it is shown
+        counted = np.delete(mixing.hard(self.labels)[real], again)
+        return mix(weights[real], weights[~real], (counted, self.wanted))
+
+    @property
+    def images(self) -> int:
+        """Real rows, each once; they are the first."""
+        return int((~self.synthetic).sum()) - self.pseudo - self.views
 
     @property
     def real(self) -> np.ndarray:
-        """Where the real rows lie in the arrays."""
-        return np.array(self.rows.order[: int((~self.synthetic).sum()) - self.pseudo])
+        """Where the real rows and other views of them lie in the arrays."""
+        return np.array(self.rows.order[: self.images + self.views])
 
     @property
     def targets(self) -> np.ndarray:
@@ -109,7 +121,7 @@ class Pupil:
 
     def labelled(self, features: np.ndarray) -> Labelled:
         """What second stages see: one label per row."""
-        real = np.arange(len(self.labels)) < int((~self.synthetic).sum()) - self.pseudo
+        real = np.arange(len(self.labels)) < self.images
         return Labelled(features, mixing.hard(self.labels), self.groups, real)
 
     @property

@@ -25,7 +25,7 @@ FEWEST = 5  # rows of a class that can spare one
 class EarlyStop:
     """Ends a training when for `patience` looks, `every` so many steps, rows put aside were denoised no better.
 
-    Put aside is a `share` of the rows of each class, at least one, but none of a class of fewer than 5. The averaged
+    Put aside is a `share` of the rows of each class, at least one and never all, but none of a class of fewer than 5. The averaged
     weights are those of the best look.
     """
 
@@ -39,7 +39,7 @@ class EarlyStop:
         for label in np.unique(labels):
             rows = np.flatnonzero(labels == label)
             if len(rows) >= FEWEST:
-                some = max(1, round(self.share * len(rows)))
+                some = min(max(1, round(self.share * len(rows))), len(rows) - 1)
                 found[generator("put aside", label, len(rows)).permutation(rows)[:some]] = True
         return found
 

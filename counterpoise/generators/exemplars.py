@@ -28,6 +28,7 @@ from counterpoise.types import Refusal, part
 
 KEPT_BYTES = 1 << 30  # of the embeddings that one encoder made
 LARGEST_SEED = 2**62
+OPEN_AT_ONCE = 256  # rows, while they are looked at
 
 
 @part
@@ -74,7 +75,8 @@ class Exemplars:
 
     def of(self, base: Base, rows: Rows) -> Callable[[np.ndarray, torch.Generator], Tensor]:
         """What is told of training rows each time they are seen: each is its own exemplar."""
-        known = _embedded(base, rows.raw(np.arange(len(rows))))
+        slices = np.array_split(np.arange(len(rows)), -(-len(rows) // OPEN_AT_ONCE))
+        known = torch.cat([_embedded(base, rows.raw(some)) for some in slices])
 
         def told(picked: np.ndarray, rng: torch.Generator) -> Tensor:
             seeds = torch.randint(LARGEST_SEED, (len(picked),), generator=rng)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from counterpoise.generators.diffusing import SPACE
 from counterpoise.generators.fitted import WEIGHTS, read_config
+from counterpoise.nets.diffusers_folder import Folder
 from counterpoise.nets.export import put_folder
 from counterpoise.nets.lora import by_layer
 from counterpoise.nets.lora_files import Adapters, write_diffusers, write_kohya, write_words
@@ -43,12 +44,14 @@ def export_lora(model: StableDiffusion, fitted: Path, out: Path) -> None:
     net, classes = _learnt(model, fitted, config), config["classes"]
     own = adapt.own_words(len(classes))
     asked = prompts(model.prompt, [" ".join(words) for words in own] if adapt.words else classes)
+    base, sees = model._base, model.images.adapter if model.images is not None else None
     told = {
         "version": version("counterpoise"),
         "base": model.base,
         "revision": model.revision,
         "content": config["content"],
         "adapters": [f"{one.file}:{one.scale:g}" for one in model.adapters],
+        "image_adapter": None if sees is None else f"{sees.file}:{sees.scale:g}",
         "steps": model.schooling.steps,
         "prompt": model.prompt,
         "classes": dict(zip(classes, asked, strict=True)),
@@ -66,7 +69,7 @@ def export_lora(model: StableDiffusion, fitted: Path, out: Path) -> None:
             for tower, words in enumerate(net.prompts.words.split(net.prompts.widths, 1), 1):
                 write_words(folder / _words(tower), dict(zip(tokens, words, strict=True)), told)
             ends = [tower.config.eos_token_id for tower in net.prompts.frozen.net.towers]  # type: ignore[union-attr]
-        (folder / "README.md").write_text(_readme(told, bool(lows), ends), encoding="utf-8")
+        (folder / "README.md").write_text(_readme(told, base, bool(lows), ends), encoding="utf-8")
 
     put_folder(out, write)
 
@@ -93,11 +96,14 @@ def _words(tower: int) -> str:
     return WORDS.format("" if tower == 1 else f"_{tower}")
 
 
-def _readme(told: Mapping[str, Any], adapters: bool, ends: Sequence[int]) -> str:
+def _readme(told: Mapping[str, Any], base: Folder, adapters: bool, ends: Sequence[int]) -> str:
     """`ends` are of the towers that have words of their own: the token that ends a text, by their configs."""
     first = next(iter(told["classes"].values()))
     revision = f", revision={told['revision']!r}" if told["revision"] else ""
-    lines = [f"pipe = DiffusionPipeline.from_pretrained({told['base']!r}{revision})"]
+    pipeline, opens = "DiffusionPipeline", "from_pretrained"
+    if base.file is not None:  # only pipelines of one family open such a file
+        pipeline, opens = base.family.pipeline, "from_single_file"
+    lines = [f"pipe = {pipeline}.{opens}({told['base']!r}{revision})"]
     if adapters:
         lines.append(f'pipe.load_lora_weights("THIS_FOLDER", weight_name="{DIFFUSERS}")')
     for tower, end in enumerate(ends, 1):
@@ -112,19 +118,20 @@ def _readme(told: Mapping[str, Any], adapters: bool, ends: Sequence[int]) -> str
             lines.append(
                 "pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id  # for words this new"
             )
-    lines.append(f"picture = pipe({first!r}).images[0]")
+    beside = "image=REAL_PICTURE, prompt=" if base.family.seen(base.settings) else ""
+    lines.append(f"picture = pipe({beside}{first!r}).images[0]")
     code = "\n".join(lines)
     return f"""# What {told["base"]} has learnt of {len(told["classes"])} classes
 
 Made with Counterpoise {told["version"]} in {told["steps"]} steps. It needs diffusers{" and peft" if adapters else ""}:
 
 ```python
-from diffusers import DiffusionPipeline
+from diffusers import {pipeline}
 from safetensors.torch import load_file
 
 {code}
 ```
-{_before(told["adapters"])}{_elsewhere(adapters)}
+{_before(told["adapters"])}{_seen(told["image_adapter"])}{_elsewhere(adapters)}
 The header of each file says the same as this one, as JSON under `counterpoise`; `content` there is the digest of the model
 that these files belong to, {told["content"]}.
 
@@ -138,6 +145,12 @@ def _before(adapters: Sequence[str]) -> str:
     if not adapters:
         return ""
     return f"\nBefore anything was learnt, these were merged into the model (file:scale); load them as well: {', '.join(adapters)}\n"
+
+
+def _seen(image_adapter: str | None) -> str:
+    if image_adapter is None:
+        return ""
+    return f"\nIt learnt with a picture beside each text, seen through an IP-Adapter; load that as well: {image_adapter} (file:scale)\n"
 
 
 def _elsewhere(adapters: bool) -> str:

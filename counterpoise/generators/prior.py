@@ -68,6 +68,7 @@ def known_before(
             at_once = model.schooling.batch  # the fit has room for as many
             made = [x for at in range(0, count, at_once) for x in sample(rows[at : at + at_once])]
             _write(files[label], [x for x in made if not isinstance(x, Failed)])
+    net.to("cpu")  # it is no part of the fit, which needs the room
     ranks.wait()
     found = [load_file(file)["x"] for file in files]
     return Known(torch.cat(found), np.repeat(np.arange(len(classes)), [len(x) for x in found]))

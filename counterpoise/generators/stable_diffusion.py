@@ -125,7 +125,7 @@ class StableDiffusion(Diffusing):
     def ready(self, classes: Sequence[str] | None) -> None:
         """Refuses what can be refused before anything is made; `classes` are none as long as nobody knows them."""
         folder = base_folder(self.base, self.revision, self.allow_pickle)
-        self._check_noise(folder)
+        self._check_suits(folder)
         if self.images is not None:
             self.images.ready(folder)
         for adapter in self.adapters:
@@ -136,13 +136,24 @@ class StableDiffusion(Diffusing):
             asked = tokens.prompts if self.adapt is None else partial(self.adapt.asked, tokens)
             tokens([*asked(self.prompt, classes), ""])
 
-    def _check_noise(self, base: Folder) -> None:
+    def _check_suits(self, base: Folder) -> None:
         if self.steps > (most := base.schedule["steps"]):
             raise Refusal(
                 f"{self.base} knows {most} noise levels, and {self.steps} steps are asked for: ask for fewer"
             )
+        scales = {guide.scale for guide in inside(self.guides) if isinstance(guide, CFG)}
+        if base.settings(base.family.network).get("guidance_embeds") and scales - {0.0, 1.0}:
+            raise Refusal(
+                f"{self.base} is told how strongly to follow a text, and CFG at scale {max(scales):g} would guide it a second time: "
+                "leave its guides empty, or set the scale (--guidance) to 1"
+            )
         if base.schedule["kind"] != "flow":
             return
+        if self.adapt is not None and self.adapt.kind == "lora" and "convolutions" in self.adapt.places:
+            raise Refusal(
+                f"adapters are to lie beside convolutions, and {self.base}, a {base.family.pipeline}, has a transformer, which has "
+                "none: leave 'convolutions' out of places"
+            )
         if self.adapt is not None and self.adapt.min_snr is not None:
             raise Refusal(
                 f"Min-SNR weighs the steps of a schedule, and {self.base} is a flow, which has its own weights: leave min_snr out"
@@ -164,7 +175,7 @@ class StableDiffusion(Diffusing):
                 f"a text-to-image model makes pictures, and these rows are feature vectors of {shape[0]} numbers"
             )
         prompts(self.prompt, lesson.classes)  # refuses names that cannot be said
-        self._check_noise(self._base)
+        self._check_suits(self._base)
         if self.images is not None:
             self.images.ready(self._base)
         return self.supposed(shape[2], shape[0], lesson.classes)

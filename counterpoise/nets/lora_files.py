@@ -65,7 +65,7 @@ class Adapter:
         >>> Adapter.named("lcm.safetensors:0.8"), Adapter.named("lcm.safetensors").scale
         (Adapter(file='lcm.safetensors', scale=0.8), 1.0)
         """
-        found = re.fullmatch(r"(.+):([0-9.]+)", text)
+        found = re.fullmatch(r"(.+):([0-9]*\.?[0-9]+)", text)
         return cls(found[1], float(found[2])) if found else cls(text)
 
     @property

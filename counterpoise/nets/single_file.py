@@ -7,6 +7,7 @@ it, or of the model that its layers are known to be of, on the hub.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,17 @@ def layout_of(file: Path, wanted: Sequence[str]) -> Path:
     )
     name = known["pretrained_model_name_or_path"]
     try:
-        return download(name, None, wanted)
+        return _settings(name, tuple(wanted))
     except Refusal as why:
         raise Refusal(
             f"{file} holds weights alone, and the settings and tokenizers of {name} are not to be had: {why}. Or put them, "
             f"from any model of its shape in diffusers' layout, into a folder {beside.name} beside it"
         ) from None
+
+
+@lru_cache  # the hub is asked once
+def _settings(name: str, wanted: tuple[str, ...]) -> Path:
+    return download(name, None, wanted)
 
 
 def open_part(file: Path, layout: Path, cls: Any, part: str) -> nn.Module:

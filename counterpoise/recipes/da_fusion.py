@@ -60,8 +60,10 @@ def da_fusion(
     if not base:
         raise Refusal("da_fusion edits pictures with a text-to-image model: name one with --base")
     classes = len(tables.meta(data.source.listing())["classes"])
-    told: dict[str, Any] = {"guidance": GUIDANCE, "fit_steps": None if smoke else STEPS * classes}
+    told: dict[str, Any] = {"fit_steps": None if smoke else STEPS * classes}
     told |= {name: value for name, value in ground.items() if value is not None}
+    if "few_steps" not in told:  # whose adapters have learnt the guidance
+        told = {"guidance": GUIDANCE} | told
     base, backbone = grounds.opposite(base, backbone)
     stands = grounds.on(data, base=base, backbone=backbone, adapt="words", smoke=smoke, **told)
     model = stands.generator

@@ -120,16 +120,18 @@ def interclass_mix(
         times = times or TIMES
     if preset:
         superclass = superclass or SUPERCLASSES[preset]
-        ground = {"guidance": GUIDANCE, "fit_steps": None if smoke else SCHOOLING.steps} | {
+        ground = {"fit_steps": None if smoke else SCHOOLING.steps} | {
             name: value for name, value in ground.items() if value is not None
         }
+        if "few_steps" not in ground:  # whose adapters have learnt the guidance
+            ground = {"guidance": GUIDANCE} | ground
     base, backbone = grounds.opposite(base, backbone)
     stands = grounds.on(data, base=base, backbone=backbone, smoke=smoke, **ground)
     model = dataclasses.replace(stands.generator, prompt=f"a photo of {{a}} {superclass}".strip())
     if preset:
         model = dataclasses.replace(
             model,
-            steps=STEPS,
+            steps=ground.get("few_steps", STEPS),
             schooling=dataclasses.replace(SCHOOLING, steps=model.schooling.steps),
         )
     budget = Even(times=times) if times else FillUp(to=fill_to)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from counterpoise.data.pixels import Rows
 from counterpoise.diffusion.denoisers import Cond
-from counterpoise.diffusion.guides import CFG
+from counterpoise.diffusion.guides import CFG, Interval
 from counterpoise.diffusion.guides import Context as GuideContext
 from counterpoise.diffusion.ladder import cut
 from counterpoise.diffusion.losses import LogitNormal
@@ -60,7 +61,7 @@ def folder(request, tmp_path_factory):
 
 def ours(folder, strength, scale):
     """Latents, and the start that both chains share, in their units."""
-    model = StableDiffusion(base=str(folder), steps=STEPS)
+    model = StableDiffusion(base=str(folder), steps=STEPS, guides=())
     config = model.config(photos())
     read, net, space = model.objective.parametrisation, model.network_for(config, 0), model.space(config, {})
     rungs = cut(model.ladder(), strength)
@@ -109,7 +110,7 @@ def test_our_chain_is_that_of_their_pipeline(folder, strength, scale):
 
 def model(folder, **settings):
     school = Schooling(steps=3, batch=4, lr=1e-2, bf16=False)
-    return StableDiffusion(base=str(folder), steps=3, schooling=school, **settings)
+    return StableDiffusion(base=str(folder), steps=3, schooling=school, **{"guides": ()} | settings)
 
 
 def asked(n, strength=1.0):
@@ -177,6 +178,22 @@ def test_a_flow_has_its_own_weights(folder):
             model(folder, sampler="heun").ready(None)
     else:
         assert isinstance(learning.objective, MinSNR)
+
+
+def test_a_model_that_is_told_how_strongly_to_follow_a_text_is_not_guided_as_well(folder):
+    told, guided = open_base(str(folder)).family.pipeline == "FluxPipeline", (Interval(CFG(3.0), 0, 5),)
+    with (
+        pytest.raises(Refusal, match="CFG at scale 3 would guide it a second time") if told else nullcontext()
+    ):
+        model(folder, guides=guided).ready(None)
+    model(folder, guides=(CFG(1.0),)).ready(None)
+
+
+def test_a_transformer_has_no_convolutions_to_adapt(folder):
+    learning = model(folder, adapt=Adapt(places=("attention", "convolutions")))
+    flow = learning._base.family.flow
+    with pytest.raises(Refusal, match="has a transformer, which has none") if flow else nullcontext():
+        learning.config(photos())
 
 
 @pytest.mark.filterwarnings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -202,7 +203,7 @@ def test_as_many_are_left_out_as_asked_for(seeing):
 
 
 @TWO
-def test_it_learns_beside_the_pictures_of_its_rows(seeing, tmp_path):
+def test_it_learns_beside_the_pictures_of_its_rows(seeing, tmp_path, monkeypatch):
     settings = model(seeing, elements=0.2, whole=0.5, adapt=Adapt(rank=2))
     space = settings.space(settings.config(photos()), {})
     material = settings.material(photos(), space, settings.schooling)
@@ -210,6 +211,10 @@ def test_it_learns_beside_the_pictures_of_its_rows(seeing, tmp_path):
     told = material.images(picked, torch.Generator().manual_seed(0))
     again = material.images(picked, torch.Generator().manual_seed(0))
     assert torch.equal(told, again)
+    images = functools.partial(settings.images.of, settings._base, photos().rows)
+    all_at_once = images()(np.arange(12), torch.Generator().manual_seed(0))
+    monkeypatch.setattr(exemplars, "OPEN_AT_ONCE", 5)
+    assert torch.equal(images()(np.arange(12), torch.Generator().manual_seed(0)), all_at_once)
     assert 0.3 < told.any(1).float().mean() < 0.7
     settings.fit(photos(), tmp_path, seed=1)
     sample = settings.load(tmp_path, Context(real))

@@ -21,9 +21,11 @@ from counterpoise.diffusion.start import from_noise
 from counterpoise.diffusion.training import Schooling
 from counterpoise.generators.adapting import Adapt
 from counterpoise.generators.diffusing import opened
+from counterpoise.generators.exemplars import Exemplars
 from counterpoise.generators.generator import Lesson
 from counterpoise.generators.lora_export import DIFFUSERS
 from counterpoise.generators.stable_diffusion import StableDiffusion
+from counterpoise.nets.image_adapters import ImageAdapter
 from counterpoise.nets.lora_files import Adapter
 from counterpoise.spaces import latents
 from counterpoise.spaces.preview import SmallDecoder
@@ -186,3 +188,19 @@ def test_what_has_nothing_to_take_home_says_so(tmp_path):
     with pytest.raises(Refusal, match=r"nothing of .* is learnt by this generator"):
         dataclasses.replace(model, adapt=None).export_lora(tmp_path / "fit", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_models_that_see_pictures_are_asked_with_one(tmp_path):
+    for kind in ("unclip", "sd"):
+        folder = text_to_image.save(tmp_path / kind, kind=kind)
+        model = learning(folder)
+        if kind == "sd":
+            file, encoder = text_to_image.image_adapter(tmp_path / "adapter", folder)
+            model = dataclasses.replace(
+                model, images=Exemplars(adapter=ImageAdapter(str(file), str(encoder), 0.7))
+            )
+        model.fit(photos(), tmp_path / f"fit {kind}", seed=1)
+        model.export_lora(tmp_path / f"fit {kind}", tmp_path / f"out {kind}")
+        text = (tmp_path / f"out {kind}" / "README.md").read_text()
+        assert ("pipe(image=REAL_PICTURE, prompt='a photo of" in text) == (kind == "unclip")
+        assert (f"{model.images.adapter.file}:0.7" if model.images else "from_pretrained") in text

@@ -311,3 +311,5 @@ def test_adapters_of_others_are_part_of_a_base_and_of_its_digest(adapters, folde
 
 def test_an_adapter_is_named_by_its_file_and_scale():
     assert load(describe(Adapter("a.safetensors", 0.8))) == Adapter.named("a.safetensors:0.8")
+    assert Adapter.named("a:0.1.safetensors:1.2.3").file == "a:0.1.safetensors:1.2.3"  # no scale
+    assert Adapter.named("a.safetensors:.5").scale == 0.5

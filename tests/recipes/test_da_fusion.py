@@ -83,6 +83,8 @@ def test_what_a_flag_says_stands_and_a_model_is_needed(photos):
     (item,) = recipe(photos, guidance=2.0, fit_steps=7, flip=False).synthesis
     assert item.generator.guides[0].scale == 2.0
     assert item.generator.schooling.steps == 7
+    (few,) = recipe(photos, few_steps=4).synthesis
+    assert (few.generator.sampler, few.generator.steps, few.generator.guides) == ("lcm", 4, ())
     data = Data(open_source(str(photos)), size=16)
     with pytest.raises(Refusal, match="name one with --base"):
         da_fusion(data, Trials(2), base="")

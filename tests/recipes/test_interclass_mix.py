@@ -133,6 +133,11 @@ def test_what_a_flag_says_beside_them_stands(few):
     assert recipe.fit("diff-mix").mix == Replace(p=0.6, rare=False, claims=ByStrength(gamma=0.0))
 
 
+def test_few_steps_beside_a_preset_are_as_few_and_without_its_guidance(few):
+    model = study(few, preset="cub", few_steps=4, smoke=False).synthesis[0].generator
+    assert (model.sampler, model.steps, model.guides) == ("lcm", 4, ())
+
+
 def test_without_them_it_is_what_it_was(few):
     recipe = study(few)
     item = recipe.synthesis[0]

@@ -10,6 +10,7 @@ from counterpoise import Data, Holdout, Refusal, Trials, open_source, run
 from counterpoise.classifiers.tutor import Tutor
 from counterpoise.cli import app
 from counterpoise.encoding import as_classified
+from counterpoise.gallery import galleries
 from counterpoise.gathering import rows_of
 from counterpoise.lots import Lot
 from counterpoise.proposals.pairings import FromAny
@@ -17,6 +18,7 @@ from counterpoise.recipes.feedback_guided import feedback_guided
 from counterpoise.recipes.interclass_mix import interclass_mix
 from counterpoise.scores.feedback import Fidelity
 from counterpoise.study import Study
+from counterpoise.trials import Pupil
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -63,6 +65,19 @@ def test_samples_are_pictures_and_classifiers_see_features(done):
     assert np.array_equal(as_classified(study, lot, kept[:3]), as_classified(study, lot, kept[:3]))
 
 
+def test_other_views_count_as_real_rows_but_make_no_class_less_rare(done):
+    study = Study.open(done.path)
+    taught = Pupil.of(study, study.recipe.fit("diff-mix"), 0)
+    counts, views = study.counts(), len(study.kept(Lot("rand_augmented", 0))[0])
+    real = len(study.draw_rows(0))
+    assert not taught.synthetic[: real + views].any()
+    assert taught.synthetic[real + views :].all()
+    assert taught.labelled(np.zeros((len(taught.labels), 1))).real.sum() == real
+    masses = np.bincount(taught.wanted, taught.weights[taught.synthetic], minlength=len(counts))
+    assert np.ptp((masses * (counts + 1))[masses > 0]) < 1e-6 * masses.max()
+    assert taught.weights[taught.synthetic].sum() / taught.weights.sum() == pytest.approx(0.3)
+
+
 def test_every_arm_is_measured_and_a_tutor_hears_features(done):
     assert {"diff-mix", "diff-mix_adjusted", "real-gen", "crt", "logit_adjustment"} <= set(
         done.metrics["arms"]
@@ -75,6 +90,7 @@ def test_every_arm_is_measured_and_a_tutor_hears_features(done):
 
 def test_pictures_are_shown_and_taken_away(done, tmp_path):
     assert "image/png" in (done.path / "report.html").read_text()
+    assert galleries(Study.open(done.path))[0]["title"].startswith("real-gen:"), "not those of a control"
     told = CliRunner().invoke(
         app,
         [
@@ -135,3 +151,10 @@ def test_a_clip_needs_pictures(photos, tiny):
     with pytest.raises(Refusal, match="make pictures with --base"):
         recipe(photos, tiny, feedback_guided, base="", clip="miniature")
     assert recipe(photos, tiny, clip="miniature").synthesis[0].scores[-1][0] == "clip"
+
+
+def test_flags_that_would_say_nothing_are_refused(photos, tiny):
+    with pytest.raises(Refusal, match="--guidance 2 is of a generator of pictures"):
+        recipe(photos, tiny, feedback_guided, base="", guidance=2.0)
+    with pytest.raises(Refusal, match="--components says something of a frozen backbone"):
+        recipe(photos, "", feedback_guided, components=5)
