@@ -47,7 +47,7 @@ from bench._translating import (
     translating,
     written,
 )
-from counterpoise.diffusion.denoisers import Cond, Eps
+from counterpoise.diffusion.denoisers import Cond, Eps, Velocity
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.guides import Context as GuideContext
 from counterpoise.diffusion.ladder import cut, discrete, from_sigma
@@ -236,7 +236,7 @@ def fewer(rows: int = 16) -> int:
     config = model.supposed(3, 32, ["apple", "bicycle", "fox", "house"])
     net = model.network_for(config, seed=0).requires_grad_(False)
     read = model.objective.parametrisation
-    assert isinstance(read, Eps)
+    assert isinstance(read, Eps | Velocity)
     denoise = CFG(3.0)(read.denoiser(net), GuideContext())
     top, space = cut(discrete(read.schedule, STEPS), STRENGTH), model.space(config, {})
     seeds, cond = [derive("bench.translation", i) for i in range(rows)], Cond(torch.arange(rows) % 4)

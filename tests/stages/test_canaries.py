@@ -98,6 +98,7 @@ def watched(tmp_path_factory):
         data,
         Trials(2),
         base="miniature",
+        backbone="none",
         strategies=("diff-mix",),
         adaptive=True,
         measured=True,
