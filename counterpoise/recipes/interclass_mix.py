@@ -76,7 +76,7 @@ def interclass_mix(
     """Pictures of one class edited towards another, with a label in between, beside the other ways of using the same model.
 
     counterpoise run photos/ --recipe interclass_mix --base miniature --size 32
-    Its effect has not been measured yet.
+    On the miniature it does not beat the cheap arms (docs/results.md).
 
     `--base NAME` is the text-to-image model: on the hub, a folder, `miniature`, the small one of this package, or `auto`, Stable
     Diffusion 1.5 where it can be had and else the miniature. `--strategies NAME`, given several times, are the ways of using it,
