@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -273,7 +274,9 @@ class Run:
         there = [name for name in names if self.has(name)]
         if not there:
             return None
-        folder = self.path / ASIDE / time.strftime("%Y%m%d-%H%M%S")
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        free = (self.path / ASIDE / (f"{stamp}-{again}" if again else stamp) for again in count())
+        folder = next(one for one in free if not one.exists())  # twice within a second
         for name in there:
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -107,6 +107,10 @@ def test_setting_aside_keeps_everything(tmp_path):
     assert (folder / "plan/a").read_bytes() == b"1"
     assert (folder / "verdict.json").read_bytes() == b"2"
     assert run.set_aside(["plan"]) is None
+    run.put_bytes("plan/a", b"3")
+    again = run.set_aside(["plan"])  # within the same second
+    assert (folder / "plan/a").read_bytes() == b"1"
+    assert (again / "plan/a").read_bytes() == b"3"
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (0, 3)])
