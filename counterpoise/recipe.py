@@ -28,6 +28,7 @@ class Data:
     colour: Literal["auto", "grey", "rgb"] = "auto"
     holdout: Any = Holdout()
     cut: Any = None
+    glossary: tuple[tuple[str, str], ...] = ()  # class, and what text models are told it is
     seed: int = 0
 
 
@@ -49,7 +50,7 @@ class Synthesis:
 
     `guides` pull every sample, around the guides that the generator has itself; a `tutor` is the classifier that guides,
     budgets and scores may listen to. With `by_group`, class x group cells take the place of classes in the budget, the
-    pairing and the generator.
+    pairing and the generator. `prompts` writes a text for every sample; without it the generator has one for each class.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Synthesis:
     guides: tuple[Any, ...] = ()
     tutor: Tutor | None = None
     by_group: bool = False
+    prompts: Any = None
 
     @property
     def rounds(self) -> int:
@@ -77,6 +79,8 @@ class Fit:
     `by_cell`: its groups are class x group cells, as the authors of GroupDRO mean them.
     `views` is a synthesis whose samples, beside those of `synthesis`, count as real: other views of the same images.
     `own` trains nothing: it takes the predictions that the generator of `synthesis` itself makes.
+    `tuning` starts from the head that class names give, where the backbone reads them, and says how it is trained.
+    `start` trains the network on the samples of `synthesis`, or without labels, before it sees the real rows alone.
     """
 
     name: str
@@ -91,6 +95,8 @@ class Fit:
     by_cell: bool = False
     views: str | None = None
     own: Literal["softmax", "mixture"] | None = None
+    tuning: Any = None
+    start: Any = None
 
 
 @part

@@ -18,6 +18,7 @@ from safetensors import safe_open
 
 from counterpoise.data.pixels import Rows
 from counterpoise.lots import Lot
+from counterpoise.nets.words import called
 from counterpoise.recipe import Fit, Recipe, Synthesis
 from counterpoise.rundir import MARKER, Run
 from counterpoise.seeding import derive
@@ -71,6 +72,11 @@ class Study:
     @property
     def classes(self) -> list[str]:
         return self.facts["classes"]
+
+    @cached_property
+    def called(self) -> list[str]:
+        """The classes as text models are told them."""
+        return called(self.classes, dict(self.recipe.data.glossary))
 
     @property
     def groups(self) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from counterpoise.types import Refusal
 
@@ -42,6 +42,11 @@ def said(name: str) -> str:
     ('pickup truck', 'dog, in snow')
     """
     return " ".join(name.replace(" / ", ", ").replace("_", " ").split())
+
+
+def called(classes: Sequence[str], glossary: Mapping[str, str]) -> list[str]:
+    """Class names as text models are told them: those of the glossary as it says, the others as they are."""
+    return [glossary.get(name, name) for name in classes]
 
 
 def with_article(name: str) -> str:
