@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from counterpoise.classifiers.heads import HeadJob, LinearHead, Loss, train_heads
+from counterpoise.classifiers.batched import HeadJob, Loss
+from counterpoise.classifiers.heads import LinearHead, train_heads
 from counterpoise.classifiers.losses import CE, BalancedSoftmax, ClassBalanced, Focal
 from counterpoise.seeding import generator
 

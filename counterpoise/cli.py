@@ -78,6 +78,12 @@ def run(
         ),
     ] = None,
     colour: Annotated[str, typer.Option(help="auto | grey | rgb")] = "auto",
+    gloss: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What text models are told a class is: CLASS=WORDS, several times.", show_default=False
+        ),
+    ] = None,
     cut: Annotated[
         str, typer.Option(help="Thin out train: exp:FACTOR | step:FACTOR | few:K | group:NAME:SHARE | none")
     ] = "none",
@@ -88,12 +94,12 @@ def run(
         float, typer.Option(help="Test per class, where the data has none: a share below 1, or images.")
     ] = 0.25,
     pool: Annotated[
-        float,
+        str,
         typer.Option(
-            help="Per class, put aside as unlabelled images that a generator and the pseudo-label arms may learn from: "
-            "a share below 1, or images."
+            help="Unlabelled images that generators and the pseudo-label arms may learn from: a folder of your own (or any "
+            "other source; its labels are not read), or how many to put aside per class: a share below 1, or images."
         ),
-    ] = 0,
+    ] = "0",
     together: Annotated[
         bool, typer.Option(help="Keep all images of a group (a patient) in one split.")
     ] = False,
@@ -133,10 +139,11 @@ def run(
 
       counterpoise run photos/ --backbone hf:google/mobilenet_v2_1.0_224
 
-      counterpoise run photos/ --cut few:5 --trials 20 --to runs/five --dry-run
+      counterpoise run photos/ --cut few:5 --pool unsorted/ --trials 20 --to runs/five --dry-run
     """
     if help_ or not data:
         _help(ctx, recipe, explicit="--recipe" in sys.argv)
+    from counterpoise.data.pooled import WithPool, open_pool
     from counterpoise.data.sources import open_source
     from counterpoise.data.splits import Holdout, parse_cut
     from counterpoise.pipeline import NAMES, default_processes, execute, set_aside
@@ -153,10 +160,20 @@ def run(
         raise Refusal(f"there is no stage {until!r}; stages are {', '.join(NAMES)}")
     function = find_recipe(recipe)
     flags = parse_flags(function, ctx.args)
-    source = open_source(data)
-    amounts = {"val": _amount(val), "test": _amount(test), "pool": _amount(pool)}
+    source, aside = open_source(data), _number(pool)
+    if aside is None:
+        source = build(WithPool, {"source": source, "pool": open_pool(pool)})
+    amounts = {"val": _amount(val), "test": _amount(test), "pool": _amount(aside or 0)}
     holdout = build(Holdout, amounts | {"together": together})
-    made_of = {"source": source, "size": size, "colour": colour, "cut": parse_cut(cut), "holdout": holdout}
+    glossary = dict(map(_gloss, gloss or ()))
+    made_of = {
+        "glossary": tuple(glossary.items()),
+        "source": source,
+        "size": size,
+        "colour": colour,
+        "cut": parse_cut(cut),
+        "holdout": holdout,
+    }
     with refusing_settings():
         study: Recipe = function(
             build(Data, made_of | {"seed": data_seed}),
@@ -183,8 +200,15 @@ def run(
             progress,
             _command(),
         )
-    if until == NAMES[-1]:
+    if until == NAMES[-1] and made.has("verdict.json"):
         print_verdict(made, as_json)
+    elif until == NAMES[-1]:
+        name = study.synthesis[-1].name
+        err.print(
+            f"samples are in {made.path}; without a test image nothing can be proven of them. To take them home: "
+            f"counterpoise export {made.path} --to imagefolder --arm {name} --out pictures/",
+            markup=False,
+        )
     else:
         err.print(f"done up to {until}: {made.path}", markup=False)
 
@@ -195,8 +219,26 @@ def _command() -> str:
     return shlex.join(["counterpoise", *sys.argv[1:]])
 
 
+def _gloss(text: str) -> tuple[str, str]:
+    """
+    >>> _gloss("crane=crane, a bird")
+    ('crane', 'crane, a bird')
+    """
+    name, sign, words = text.partition("=")
+    if not (sign and name.strip() and words.strip()):
+        raise Refusal(f"--gloss says what a class is as CLASS=WORDS, found {text!r}")
+    return name.strip(), words.strip()
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
 def _amount(value: float) -> int | float:
-    return int(value) if value >= 1 else value
+    return int(value) if 1 <= value < float("inf") else value
 
 
 def _help(ctx: typer.Context, recipe: str, explicit: bool) -> None:

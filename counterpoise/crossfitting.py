@@ -23,11 +23,11 @@ from counterpoise.data.pixels import Rows
 from counterpoise.gathering import real_of
 from counterpoise.lots import Lot
 from counterpoise.metrics.calibration import fit_temperature
+from counterpoise.pupils import Pupil
 from counterpoise.recipe import Fit
 from counterpoise.seeding import generator
 from counterpoise.study import Study
 from counterpoise.trialfiles import build_network
-from counterpoise.trials import Pupil
 from counterpoise.tutoring import taught
 
 

@@ -28,6 +28,7 @@ from counterpoise.rundir import commit
 from counterpoise.spaces.features import Frozen
 from counterpoise.spaces.projection import Projection
 from counterpoise.study import Study
+from counterpoise.trialfiles import network_of
 from counterpoise.types import Refusal, load
 
 CARD, ENCODER = "counterpoise.json", "encoder"
@@ -75,7 +76,7 @@ class Predictor:
             )
         net = None
         if not getattr(network, "frozen", False) and encode is None:
-            net = network(card["channels"], len(card["labels"]), card["size"], seed=0, cosine=card["cosine"])
+            net = network_of(network, card, card.get("called", card["labels"]), 0, card["cosine"])
             net.load_state_dict({k: torch.from_numpy(v) for k, v in below("net").items()})
             net.eval()
         found = below("projection")

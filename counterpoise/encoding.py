@@ -4,15 +4,17 @@ of samples that are pictures, and codes of a generator with a space of its own. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
 from counterpoise.lots import Lot
+from counterpoise.material import ROWS_PER_FEATURE_FILE
 from counterpoise.spaces.projection import Projection
 from counterpoise.spaces.store import Store
-from counterpoise.study import ROWS_PER_FEATURE_FILE, Study
+from counterpoise.study import Study
 from counterpoise.types import Refusal
 
 BACKBONE = "features/backbone.json"
@@ -51,6 +53,12 @@ def _same_weights(study: Study) -> str:
             f"{space.digest()[:12]} now): use another directory, or --redo teach"
         )
     return found
+
+
+def said_of(study: Study, templates: Sequence[str]) -> tuple[np.ndarray, float]:
+    """The class names as the text half of the backbone has them, by the weights that the features come from."""
+    _same_weights(study)
+    return study.recipe.network.said(templates, study.called)
 
 
 def project_unit(study: Study, unit: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from counterpoise import tables
 from counterpoise.pipeline import check_ready, default_processes
 from counterpoise.proposals.budgets import Needs, Piloted
+from counterpoise.proposals.quotas import Quota
 from counterpoise.recipe import Data, Recipe, Synthesis
 from counterpoise.scores.turned import Turned
 from counterpoise.stages.intake import settle_shape
@@ -30,7 +31,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
     tutored = {item.tutor: 0 for item in recipe.synthesis if item.tutor is not None}
     for item in recipe.synthesis:
         if item.tutor is not None:
-            tutored[item.tutor] = max(tutored[item.tutor], item.rounds)
+            tutored[item.tutor] = max(tutored[item.tutor], item.rounds if item.retold else 1)
     trainings += sum((tutor.members + 1) * n for tutor, n in tutored.items()) * recipe.trials.draws
     kept_from = {
         (item.tutor, score.folds)
@@ -103,7 +104,9 @@ def _counts(data: Data, listing: pa.Table, by_group: bool) -> np.ndarray:
 
 
 def _at_most(item: Synthesis, counts: np.ndarray) -> int:
-    """Samples of all rounds together, whatever a tutor will say."""
+    """Samples of all rounds together, whatever a tutor or a filter will say."""
+    if isinstance(item.budget, Quota):
+        return int(item.budget.most * item.budget(counts, Needs.unheard(len(counts))).sum())
     pilot = isinstance(item.budget, Piloted)  # its rounds share what one budget asks for
     budget, rounds = (item.budget.budget, 1) if pilot else (item.budget, item.rounds)
     return int(budget(counts, Needs.unheard(len(counts))).sum()) * rounds

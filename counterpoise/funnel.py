@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from counterpoise.lots import Lot
+from counterpoise.proposals.quotas import Quota
 from counterpoise.recipe import Synthesis
 from counterpoise.study import Study
+
+MOST_NAMED = 8  # classes
 
 
 def funnel(study: Study) -> list[dict[str, Any]]:
@@ -27,10 +32,28 @@ def funnel(study: Study) -> list[dict[str, Any]]:
                 **total,
                 "failed": total["asked"] - total["made"],
                 "dropped": dropped,
-                "notes": [*luck(funnels), *trust(study, item)],
+                "notes": [*short(study, item), *luck(funnels), *trust(study, item)],
             }
         )
     return found
+
+
+def short(study: Study, item: Synthesis) -> list[str]:
+    """Which classes lack samples that a quota wanted; of the first draw, for others lack like numbers."""
+    if not isinstance(item.budget, Quota):
+        return []
+    lots, names = study.rounds(Lot(item.name, 0)), study.cell_names(item.name)
+    wanted = np.array(study.run.meta(lots[0].plan)["wanted"])
+    tally = study.tally(lots)
+    lacking = np.flatnonzero(tally.kept < wanted)
+    if not len(lacking):
+        return []
+    told = [f"{names[c]} {tally.kept[c]} of {tally.made[c]}" for c in lacking[:MOST_NAMED]]
+    more = f" and {len(lacking) - MOST_NAMED} more" if len(lacking) > MOST_NAMED else ""
+    return [
+        f"{len(lacking)} of {len(names)} classes lack samples, for the filter let too few pass in {len(lots)} rounds "
+        f"(kept of made: {', '.join(told)}{more}); nothing that was dropped takes their place"
+    ]
 
 
 def luck(funnels: Sequence[dict[str, Any]]) -> list[str]:

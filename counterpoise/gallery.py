@@ -86,7 +86,8 @@ def _with_pictures(study: Study) -> list[str]:
 
 def _rarest(study: Study) -> list[int]:
     counts = study.counts()
-    return [int(c) for c in np.argsort(counts, kind="stable") if counts[c] > 0][:CLASSES]
+    known = counts > 0 if counts.any() else counts == 0  # or all are known by name alone
+    return [int(c) for c in np.argsort(counts, kind="stable") if known[c]][:CLASSES]
 
 
 def _spread(names: Sequence[str], most: int) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from counterpoise import arms as cheap_arms
+from counterpoise.bases import Adaptation, TextToImage
 from counterpoise.classifiers.decoupling import NCM, PosthocLA
 from counterpoise.classifiers.losses import BalancedSoftmax
 from counterpoise.classifiers.mixing import Concatenate, Instance
@@ -21,13 +21,9 @@ from counterpoise.data.augment import Crop, CutMix, Flip, RandAugment
 from counterpoise.data.nonleaky import Mirror
 from counterpoise.diffusion.guides import CFG
 from counterpoise.diffusion.training import Schooling
-from counterpoise.generators.adapting import Adapt
 from counterpoise.generators.feature_diffusion import FeatureDiffusion
 from counterpoise.generators.pixel_diffusion import PixelDiffusion
 from counterpoise.generators.simple import Oversample
-from counterpoise.generators.stable_diffusion import StableDiffusion
-from counterpoise.nets.folders import download
-from counterpoise.nets.lora_files import Adapter
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.pairings import SameClass
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Role, Synthesis, Trials
@@ -36,9 +32,6 @@ from counterpoise.scores.select import AtLeast, Every
 from counterpoise.spaces.features import Frozen
 from counterpoise.types import Refusal
 
-LARGE = (
-    "stable-diffusion-v1-5/stable-diffusion-v1-5"  # on the hub: what `--base auto` means where it can be had
-)
 VIEWS = "rand_augmented"
 COMPONENTS = 128  # of features that are made; classifiers of few pictures lose by it, docs/log.md
 DECAYS = (
@@ -47,8 +40,6 @@ DECAYS = (
     1e-1,
     1.0,
 )  # of heads on few pictures: a hundred times the usual is better by ten points
-MINIATURE_STEPS = 150  # 400 are no better on a few pictures of a class, docs/log.md
-Adaptation = Literal["lora", "full", "words", "none"]  # what of it is learnt
 POOL_SHARE = 0.5  # of every batch: chosen on the validation images of digits, docs/log.md
 
 
@@ -107,7 +98,7 @@ class Ground:
             mix = mixes.get(item.name, made.mix)
             fits.append(dataclasses.replace(made, name=item.name, synthesis=item.name, mix=mix))
             arms.append(Arm(item.name, item.name, role=role))
-            if isinstance(self.network, Frozen):
+            if isinstance(self.network, Frozen) and not made.tuning:  # whose loss knows the counts
                 arms.append(Arm(f"{item.name}_adjusted", item.name, PosthocLA(of="real"), role))
         return Recipe(
             name=name,
@@ -121,36 +112,6 @@ class Ground:
             rows_per_shard=self.rows_per_shard,
             rows_per_batch=self.rows_per_batch,
         )
-
-
-@dataclass(frozen=True)
-class TextToImage:
-    """What flags say of a model that knows classes by their names, and learns what they look like here."""
-
-    base: str
-    adapt: Adaptation
-    adapters: tuple[str, ...]
-    few_steps: int | None
-    guidance: float | None
-    fit_steps: int | None
-    flip: bool
-
-    def generator(self) -> StableDiffusion:
-        found = StableDiffusion(
-            base=at_hand() if self.base == "auto" else self.base,
-            adapt=None if self.adapt == "none" else Adapt(kind=self.adapt, flip=self.flip),
-            adapters=tuple(map(Adapter.named, self.adapters)),
-        )
-        if self.few_steps is not None:
-            # Adapters for few steps have learnt the guidance as well (Luo et al. 2023, Section 4.2).
-            found = dataclasses.replace(found, sampler="lcm", steps=self.few_steps, guides=())
-        if self.guidance is not None:
-            found = dataclasses.replace(found, guides=(CFG(scale=self.guidance),))
-        steps = MINIATURE_STEPS if self.fit_steps is None and found.base == "miniature" else self.fit_steps
-        if steps is not None:
-            schooling = dataclasses.replace(found.schooling, steps=steps)
-            found = dataclasses.replace(found, schooling=schooling)
-        return found
 
 
 def on(
@@ -217,11 +178,18 @@ def on(
 
 def takes_ground(without: Sequence[str] = ()) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
     """The flags of a recipe, whose last parameter takes those of `on`, with these written out."""
+    return takes(on, without)
 
+
+def takes(
+    ground: Callable[..., Ground], without: Sequence[str] = ()
+) -> Callable[[Callable[..., Recipe]], Callable[..., Recipe]]:
     def flagged(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
         own = inspect.signature(recipe, eval_str=True).parameters
-        known = inspect.signature(on, eval_str=True).parameters.values()
-        theirs = [p for p in known if p.name not in own and p.name not in without]
+        known = inspect.signature(ground, eval_str=True).parameters.values()
+        theirs = [
+            p for p in known if p.kind is p.KEYWORD_ONLY and p.name not in own and p.name not in without
+        ]
         kept = [p for p in own.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
         recipe.__signature__ = inspect.Signature([*kept, *theirs])  # type: ignore[attr-defined]
         return recipe
@@ -274,27 +242,6 @@ def _made_by(ground: Ground, told: TextToImage, clip: str) -> Ground:
                 arms=[*ground.arms, Arm("ncm", "ce", NCM())],
             )
     return dataclasses.replace(ground, clip=Clip(model=clip) if clip else None)
-
-
-def opposite(base: str, backbone: str) -> tuple[str, str]:
-    """The model and the backbone that are meant. Who knows what a model knows is its opponent: of the miniature, its own eyes."""
-    base = at_hand() if base == "auto" else base
-    if backbone == "auto":
-        return base, "miniature" if base == "miniature" else ""
-    return base, "" if backbone == "none" else backbone
-
-
-def at_hand() -> str:
-    """The usual large model where it can be had, else the small one that comes with the package, which is said."""
-    try:
-        download(LARGE, None, ["model_index.json"])
-    except Refusal:
-        warnings.warn(
-            f"{LARGE} cannot be had from the hub, so --base auto is the miniature: 32 pixels, and it knows CIFAR-100's classes only",
-            stacklevel=2,
-        )
-        return "miniature"
-    return LARGE
 
 
 def _pictures(

@@ -52,6 +52,7 @@ STAGES = (
 FACTS = "data/facts.json"  # of the classes, when intake is done
 SAMPLED = "evaluate"  # has begun when all samples are there
 NAMES = tuple(stage.name for stage in STAGES)
+JUDGING = NAMES[NAMES.index("measure") :]  # cannot be done for class names alone
 ROUND = ("tutor", "plan", "generate", "score", "select")  # done again while a tutor finds that it pays
 
 
@@ -114,7 +115,7 @@ def execute(
     study.check_source()
     known = run.has(FACTS)
     if not run.has(SAMPLED):  # else what lies outside is needed no more
-        check_ready(recipe, study.classes if known else None, study.cell_names if known else None)
+        check_ready(recipe, study.called if known else None, study.told_names if known else None)
     run.tell_no_more()
     study_of.cache_clear()
     if command:
@@ -124,7 +125,7 @@ def execute(
             for step in range(len(steps_of(stage))):
                 _do(study, stage, step, work, progress or _silent)
             if stage == NAMES[0] and not known:
-                check_ready(recipe, study.classes, study.cell_names)
+                check_ready(recipe, study.called, study.told_names)
     return run
 
 
@@ -146,12 +147,14 @@ def check_ready(
 
 
 def _until(study: Study, last: str) -> Iterator[str]:
-    """The stages in order, those of a round again for as long as there is a tutor to be taught."""
-    wanted = NAMES[: NAMES.index(last) + 1]
-    for stage in wanted:
+    """The stages in order, those of a round again for as long as a tutor has to be taught or samples are planned."""
+    for stage in NAMES[: NAMES.index(last) + 1]:
+        if stage in JUDGING and not study.facts["sizes"]["test"]:
+            return
         yield stage
         if stage == ROUND[-1]:
-            while any(not study.run.has(unit) for unit in steps_of(ROUND[0])[0].units(study)):
+            begin = [steps_of(one)[0] for one in ROUND[:2]]
+            while any(not study.run.has(unit) for step in begin for unit in step.units(study)):
                 yield from ROUND
 
 

@@ -13,6 +13,7 @@ from counterpoise.classifiers.tutor import Tutor
 from counterpoise.data.splits import Holdout
 from counterpoise.proposals.budgets import Piloted
 from counterpoise.proposals.pairings import FromNoise
+from counterpoise.proposals.quotas import Quota
 from counterpoise.proposals.strengths import Enough
 from counterpoise.types import Refusal, part
 
@@ -66,8 +67,13 @@ class Synthesis:
 
     @property
     def rounds(self) -> int:
-        """At most so many times samples are planned, made and learnt from."""
+        """At most so many times samples are planned, made and chosen from."""
         return getattr(self.budget, "rounds", 1)
+
+    @property
+    def retold(self) -> bool:
+        """Whether every round has a tutor of its own, which has learnt from those before; a quota only counts."""
+        return self.tutor is not None and not isinstance(self.budget, Quota)
 
 
 @part
@@ -166,6 +172,10 @@ class Recipe:
                     f"{' or '.join(item.generator.spaces)}, and this study's rows are {space}: "
                     "name a --backbone, or take another generator"
                 )
+            if item.prompts is not None and not item.generator.reads_prompts:
+                raise Refusal(
+                    f"recipe.synthesis.{item.name}.prompts: {type(item.generator).__name__} reads no texts: leave prompts out"
+                )
             theirs = space if space in item.generator.spaces else "pixels"
             self._check_listening(item, pictured=theirs != space)
             for score_name, score in item.scores:
@@ -207,7 +217,13 @@ class Recipe:
                 )
 
         for fit in self.fits:
-            if fit.wise and not getattr(self.network, "pretrained", False):
+            if fit.tuning is not None and (space != "features" or self.network.components is not None):
+                raise Refusal(
+                    f"recipe.fits.{fit.name}.tuning: heads that begin as class names work on the features of a text-image pair as they "
+                    f"are, and these rows are {'its principal components' if space == 'features' else space}: use the network "
+                    "Frozen with components=None"
+                )
+            if fit.wise and fit.tuning is None and not getattr(self.network, "pretrained", False):
                 raise Refusal(
                     f"recipe.fits.{fit.name}: WiSE-FT goes back towards given weights, and {type(self.network).__name__} "
                     "trains none: use the network Finetuned, or wise=False"
@@ -266,6 +282,11 @@ class Recipe:
                     f"{where}.tutor.fit: a tutor is trained as one of the fits on real rows is, found "
                     f"{item.tutor.fit!r} (such fits: {', '.join(able)})"
                 )
+
+    @property
+    def from_names(self) -> bool:
+        """Whether all classifiers begin with what class names say, so that a study can do without training images."""
+        return all(fit.tuning is not None for fit in self.fits)
 
     def fit(self, name: str) -> Fit:
         return next(fit for fit in self.fits if fit.name == name)

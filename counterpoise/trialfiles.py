@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +18,16 @@ from counterpoise.rundir import Run
 from counterpoise.study import Study
 
 
+def network_of(
+    network: Any, shape: Mapping[str, Any], names: Sequence[str], seed: int, cosine: bool = False
+) -> nn.Module:
+    """A network for pictures of this size and for these classes, whose names are told to those that listen."""
+    told = {"names": names} if getattr(network, "named", False) else {}
+    return network(shape["channels"], len(names), shape["size"], seed=seed, cosine=cosine, **told)
+
+
 def build_network(study: Study, fit: Fit, seed: int) -> nn.Module:
-    facts = study.facts
-    return study.recipe.network(
-        facts["channels"], len(study.classes), facts["size"], seed=seed, cosine=bool(fit.loss.cosine)
-    )
+    return network_of(study.recipe.network, study.facts, study.called, seed, bool(fit.loss.cosine))
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from safetensors.numpy import save
 from scipy.special import log_softmax
 from torch import Tensor, nn
 
+from counterpoise.classifiers.batched import HeadJob
 from counterpoise.classifiers.decoupling import balanced_accuracy
-from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
+from counterpoise.classifiers.heads import LinearHead, train_heads
 from counterpoise.classifiers.training import Training, features_of, train_network
 from counterpoise.classifiers.tutor import Cloud, Ensemble, Member, Tutor
 from counterpoise.data.pixels import Rows, as_seen
@@ -28,10 +29,11 @@ from counterpoise.gathering import rows_of
 from counterpoise.lots import Lot
 from counterpoise.metrics.calibration import fit_temperature
 from counterpoise.proposals.budgets import Needs
+from counterpoise.pupils import Pupil
 from counterpoise.recipe import Fit
 from counterpoise.study import Study
 from counterpoise.trialfiles import build_network
-from counterpoise.trials import RATES, Pupil, head_of
+from counterpoise.trials import RATES, head_of
 
 JUDGE = "judge"
 

@@ -88,6 +88,34 @@ def test_a_pool_is_put_aside_on_demand(capsys, typed, meant):
     assert (data["holdout"]["pool"], data["cut"]["top"]) == (meant, 30)
 
 
+def test_a_pool_may_be_a_folder_of_ones_own(capsys, tmp_path):
+    photos, pool = fill(tmp_path / "photos", {"a": 16, "b": 8}), fill(tmp_path / "7", {"b": 3, "c": 4})
+
+    def dry(*flags):
+        return call(capsys, "run", str(photos), *flags, "--smoke", "--dry-run", "--json")[1]
+
+    found = json.loads(dry("--pool", str(pool), "--recipe", "pixel_diffusion"))
+    data = found["recipe"]["data"]
+    assert data["source"]["part"].endswith("WithPool")
+    assert (data["source"]["source"]["root"], data["source"]["pool"]["root"]) == (str(photos), str(pool))
+    assert data["holdout"]["pool"] == 0
+    assert (found["images"], found["classes"]) == (24 + 7, 2)
+    assert found["samples_at_most"] == 3 * (16 - 8), "the pool counts for no class"
+    assert "pseudo_labels" in json.dumps(
+        json.loads(dry("--pool", str(pool), "--recipe", "baselines"))["recipe"]
+    )
+    for no_pool, said in (
+        (tmp_path / "gone", "number of images to put aside, found .*gone"),
+        (photos / "a", "both in the data and in the pool"),
+        (photos.parent, "both in the data and in the pool"),
+        ("-3", "Holdout.pool"),
+        ("nan", "Holdout.pool"),
+        ("inf", "Holdout.pool"),
+    ):
+        with pytest.raises(Refusal, match=said):
+            dry("--pool", str(no_pool))
+
+
 def test_status_report_and_predict_speak_json(capsys, finished, hostile):
     _, text = call(capsys, "status", str(finished.path), "--json")
     assert {row["stage"] for row in json.loads(text)["stages"]} >= {"intake", "evaluate", "report"}

@@ -23,12 +23,12 @@ from counterpoise.generators.simple import Copies
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import FillUp
 from counterpoise.proposals.pairings import SameClass
+from counterpoise.pupils import Pupil
 from counterpoise.recipe import Arm, Fit, Recipe, Synthesis
 from counterpoise.rundir import Run
 from counterpoise.scores.select import KeepAll
 from counterpoise.study import Study
 from counterpoise.trialfiles import file_of
-from counterpoise.trials import Pupil
 
 CLASSES = {"a": 60, "b": 40, "c": 30}
 FILLED = Synthesis("copies", Copies(), FillUp(), SameClass(), select=KeepAll())

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
+from counterpoise.pupils import Pupil
 from counterpoise.study import Study
 from counterpoise.trialfiles import TrialFile, build_network, file_of
-from counterpoise.trials import Pupil
 
 
 def test_arms_of_a_trial_share_initialisation_order_and_split(finished):

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
+from counterpoise.classifiers.batched import HeadJob
+from counterpoise.classifiers.heads import LinearHead, train_heads
 from counterpoise.classifiers.losses import CE, log_prior
 from counterpoise.seeding import generator
-from counterpoise.types import part
+from counterpoise.types import Refusal, part
+
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ def grid(top: float, step: float = 0.1) -> list[float]:
     return [round(step * index, 6) for index in range(round(top / step) + 1)]
 
 
-def best(candidates: Iterable[tuple[float, LinearHead]], val: Rows) -> tuple[float, LinearHead]:
+def best(candidates: Iterable[tuple[Chosen, LinearHead]], val: Rows) -> tuple[Chosen, LinearHead]:
     """The candidate with the highest balanced accuracy on validation; the first of equals."""
     return max(candidates, key=lambda one: balanced_accuracy(one[1].logits(val.features), val.labels))
 
@@ -169,6 +172,11 @@ class PosthocLA:
     ) -> tuple[LinearHead, dict[str, Any]]:
         if self.of == "real":
             real = fit.labels if fit.real is None else fit.labels[fit.real]
+            if not len(real):
+                raise Refusal(
+                    "PosthocLA(of='real') takes off how often classes are among the real rows, and there is no real row: "
+                    "take of='yielded', or leave the arm out"
+                )
             prior = np.bincount(real, minlength=len(prior)).astype(float)
         tau, found = best(((t, adjusted(head, prior, t)) for t in grid(self.top)), val)
         return found, {"tau": tau}

@@ -1,8 +1,4 @@
-"""Linear heads on frozen features, and the training of many of them as one batched problem.
-
-Trials that share a backbone differ only in rows, loss, prior and seed, so that one step of all of them is
-three matrix products. Trials that read the same rows (the arms of one paired trial) share the gathered
-features as well: with wide features that is where the time goes.
+"""Linear heads on frozen features, and the training of many of them as one batched problem (see `batched`).
 
 Nothing here knows images, backbones, arms or the disk; rows come as index arrays.
 """
@@ -11,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -20,15 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from counterpoise.classifiers.robust import Mean, Reduction
+from counterpoise.classifiers.batched import HeadJob, Slopes
 from counterpoise.seeding import derive
 from counterpoise.types import Refusal
-
-Loss = Callable[
-    [Tensor, Tensor, Tensor, float], Tensor
-]  # logits (..., B, C), targets, prior (..., C) => (..., B)
-MEAN = Mean()
-Prior = np.ndarray | Callable[[float], Tensor | np.ndarray]  # (C,) masses, fixed or by progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +92,6 @@ class LinearHead:
         flag = bool(arrays["normalise"][0])
         weight, bias, center, scale = (arrays[name] for name in ("weight", "bias", "center", "scale"))
         return cls(weight, bias, center, scale, flag, arrays.get("square"))
-
-
-@dataclass(frozen=True, eq=False)
-class HeadJob:
-    """One trial: which rows each step sees, what they claim to be, what is minimised, which seed starts it."""
-
-    rows: np.ndarray  # (steps, batch) into the one feature matrix all jobs share
-    targets: np.ndarray  # (N,) labels or (N, C) soft, for that whole matrix
-    loss: Loss
-    prior: Prior  # of what `rows` really yields
-    seed: int
-    reduction: Reduction = MEAN
-    groups: np.ndarray | None = None  # (N,) group of each row, for the reductions that look at them
-    start: LinearHead | None = None  # goes on from this head, which was standardised on the same rows
 
 
 def standardisation(features: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -219,112 +195,31 @@ class _Update:
         value.addcdiv_(first, size, value=-lr / (1 - self.momentum ** (step + 1)))
 
 
-@dataclass(frozen=True)
-class _Table:
-    """Distinct per-row arrays of several jobs, one below the other; jobs that share an array share its place."""
-
-    values: Tensor  # (U * N, ...)
-    offset: Tensor  # (G, 1) where each job's array begins
-
-    @classmethod
-    def of(cls, arrays: Sequence[np.ndarray], dtype: torch.dtype) -> _Table:
-        distinct = {id(array): array for array in arrays}
-        begins = {name: at * len(arrays[0]) for at, name in enumerate(distinct)}
-        values = torch.cat([torch.as_tensor(array, dtype=dtype) for array in distinct.values()])
-        return cls(values, torch.tensor([[begins[id(array)]] for array in arrays]))
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        return self.values[rows + self.offset]
-
-
-class _Group:
-    """Jobs of a block that one call of the loss serves: same loss, same reduction."""
-
-    def __init__(self, jobs: Sequence[HeadJob], members: list[int], arms: int) -> None:
-        mine = [jobs[index] for index in members]
-        first = mine[0]
-        self.loss, self.reduction = first.loss, first.reduction
-        self.where = torch.tensor(members)  # (G,) positions in the block
-        self.stream = self.where // arms  # (G,) which stream of rows each of them reads
-        self.moving = [(at, job.prior) for at, job in enumerate(mine) if callable(job.prior)]
-        priors = [job.prior(0.0) if callable(job.prior) else job.prior for job in mine]
-        self.prior = torch.stack([torch.as_tensor(prior, dtype=torch.float32) for prior in priors])  # (G, C)
-        self.soft = np.ndim(first.targets) == 2
-        self.targets = _Table.of([job.targets for job in mine], torch.float32 if self.soft else torch.int64)
-        self.groups = None if first.groups is None else torch.as_tensor(first.groups, dtype=torch.int64)
-        self.state = self.reduction.start(self.groups)  # trials get a state each with the first losses
-
-    def slope(self, logits: Tensor, rows: Tensor, progress: float) -> Tensor:
-        """Gradient of every job's objective in its logits (G, B, C); `rows` is (S, B)."""
-        rows = rows[self.stream]
-        targets = self.targets[rows]
-        if not self.soft:
-            targets = torch.zeros_like(logits).scatter_(-1, targets[..., None], 1.0)
-        for at, prior in self.moving:
-            self.prior[at] = torch.as_tensor(prior(progress), dtype=torch.float32)
-        with torch.enable_grad():
-            logits.requires_grad_()
-            losses = self.loss(logits, targets, self.prior, progress)
-            groups = None if self.groups is None else self.groups[rows]
-            total, self.state = self.reduction(losses, groups, self.state)
-            (slope,) = torch.autograd.grad(total, logits, torch.ones_like(total))
-        return slope
-
-
-def _groups(jobs: Sequence[HeadJob], arms: int) -> list[_Group]:
-    found: list[list[int]] = []
-    for index, job in enumerate(jobs):
-        for members in found:
-            first = jobs[members[0]]
-            alike = (first.loss, first.reduction) == (job.loss, job.reduction) and first.groups is job.groups
-            if alike and np.shape(first.targets) == np.shape(job.targets):
-                members.append(index)
-                break
-        else:
-            found.append([index])
-    return [_Group(jobs, members, arms) for members in found]
-
-
 @torch.no_grad()
 def _train_block(
     x: Tensor, jobs: Sequence[HeadJob], arms: int, update: _Update, cosine: bool
 ) -> tuple[Tensor, Tensor]:
-    """Weights (T, C, D) and biases (T, C); T = S streams of rows x A arms that read each."""
-    trials, streams, dim = len(jobs), len(jobs) // arms, x.shape[1]
-    rows = torch.stack(
-        [torch.as_tensor(job.rows, dtype=torch.int64) for job in jobs[::arms]], 1
-    )  # (steps, S, B)
-    steps, _, batch = rows.shape
-    groups = _groups(jobs, arms)
-    classes = groups[0].prior.shape[1]
-    begun = [_begun(job, classes, dim) for job in jobs]
-    weight = torch.stack([weight for weight, _ in begun])
-    weight = weight.view(streams, arms * classes, dim).transpose(1, 2).contiguous()  # (S, D, A C)
-    bias = torch.stack([bias for _, bias in begun]).view(streams, 1, arms * classes)
+    """Weights (T, C, D) and biases (T, C)."""
+    slopes, dim = Slopes(x, jobs, arms), x.shape[1]
+    steps, streams, _ = slopes.rows.shape
+    begun = [_begun(job, slopes.classes, dim) for job in jobs]
+    weight = torch.stack([weight for weight, _ in begun]).view(streams, -1, dim).transpose(1, 2).contiguous()
+    bias = torch.stack([bias for _, bias in begun]).view(streams, 1, -1)
     update_bias = replace(update, weight_decay=0.0)
     state, state_bias = update.state(weight), update.state(bias)
-    gathered = torch.empty(streams * batch, dim)
-    slope = torch.empty(trials, batch, classes)
     unit, length = weight, torch.ones(())
     for step in range(steps):
-        torch.index_select(x, 0, rows[step].view(-1), out=gathered)
-        views = gathered.view(streams, batch, dim)
         if cosine:
             length = weight.norm(dim=1, keepdim=True)
             unit = weight / length
-        flat = torch.baddbmm(bias, views, unit)
-        logits = flat.view(streams, batch, arms, classes).transpose(1, 2).reshape(trials, batch, classes)
-        for group in groups:
-            slope[group.where] = group.slope(logits[group.where], rows[step], step / steps)
-        back = slope.view(streams, arms, batch, classes).transpose(1, 2).reshape(flat.shape)
-        grad = torch.bmm(views.transpose(1, 2), back)
+        grad, grad_bias = slopes(step, unit, bias)
         if cosine:
             grad.addcmul_(unit, (grad * unit).sum(1, keepdim=True), value=-1).div_(length)
         else:
-            update_bias(step, steps, bias, back.sum(1, keepdim=True), state_bias)
+            update_bias(step, steps, bias, grad_bias, state_bias)
         update(step, steps, weight, grad, state)
-    weight = weight.transpose(1, 2).reshape(trials, classes, dim)
-    return weight, bias.view(trials, classes)
+    weight = weight.transpose(1, 2).reshape(len(jobs), -1, dim)
+    return weight, bias.view(len(jobs), -1)
 
 
 def _begun(job: HeadJob, classes: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -99,8 +99,12 @@ def train_network(
     augment: Sequence[Augmentation],
     training: Training,
     seed: int,
+    hear: Callable[[float], None] | None = None,
 ) -> nn.Module:
-    """The same network, trained. Same arguments, same weights: all randomness comes from `seed` and the stream."""
+    """The same network, trained. Same arguments, same weights: all randomness comes from `seed` and the stream.
+
+    `hear` is told the share that is done, by trainings that somebody waits for.
+    """
     # Pixels come with channels last (augment.py); so shall the weights, or every convolution reorders them.
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     descent = Descent([p for p in net.parameters() if p.requires_grad], training)
@@ -129,6 +133,8 @@ def train_network(
         # A network may have weights that this loss does not reach: their slope is zero, not missing.
         slopes = torch.autograd.grad(total, descent.weights, allow_unused=True, materialize_grads=True)
         descent(slopes, training.rate(step))
+        if hear is not None:
+            hear((step + 1) / training.steps)
     return net.eval()
 
 

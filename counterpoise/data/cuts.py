@@ -99,9 +99,9 @@ class LongTail:
 
 @part
 class FewShot:
-    """Keep k images of every class."""
+    """Keep k images of every class; of none where a study begins with the names alone."""
 
-    k: Annotated[int, Field(ge=1)]
+    k: Annotated[int, Field(ge=0)]
 
     def __call__(
         self,

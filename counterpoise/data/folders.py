@@ -1,4 +1,4 @@
-"""Image folders: the folder names are the labels, and maybe the splits. Hostile names are data like any other."""
+"""Image folders: the folder names are the labels, and maybe the splits, or nothing. Hostile names are data like any other."""
 
 from __future__ import annotations
 
@@ -72,6 +72,32 @@ class Folder:
         return files_state(sorted(_all_files(self.root)))
 
 
+@part
+class Loose:
+    """Pictures at any depth below a folder, of which nobody says what they show: names of folders say nothing."""
+
+    root: Place
+
+    def listing(self) -> pa.Table:
+        if not os.path.isdir(self.root):
+            raise Refusal(f"{self.root} is not a folder: name one that holds images")
+        found = _Found(Fence(self.root))
+        found.walk("", None, "pool")
+        if not found.rows:
+            seen = [f"{len(found.problems)} unusable entries"] if found.problems else []
+            raise Refusal(
+                f"no images under {self.root}: found {'; '.join(seen + found.notes()) or 'nothing'}"
+            )
+        found.rows.sort(key=lambda row: row.uri.split("/"))
+        return make_listing(found.rows, sorted(found.problems), found.notes())
+
+    def read(self, rows: pa.Table) -> Iterator[Item]:
+        return read_below(self.root, rows)
+
+    def state(self) -> str:
+        return files_state(sorted(_all_files(self.root)))
+
+
 def has_splits(root: str, folders: Sequence[str]) -> bool:
     """Folders named train, val, test are splits if train is among them or there is nothing else, and they hold folders."""
     named = [name for name in folders if name.lower() in SPLITS]
@@ -126,15 +152,15 @@ class _Found:
 
     def add_class(self, folder: str, label: str | None, split: str | None) -> None:
         before = len(self.rows) + len(self.problems)
-        self._walk(folder, label, split)
+        self.walk(folder, label, split)
         if len(self.rows) + len(self.problems) == before:
             self.empty.append(printable(folder))
 
-    def _walk(self, folder: str, label: str | None, split: str | None) -> None:
+    def walk(self, folder: str, label: str | None, split: str | None) -> None:
         for entry in self.entries(folder):
-            uri = f"{folder}/{entry.name}"
+            uri = f"{folder}/{entry.name}".lstrip("/")
             if entry.is_dir(follow_symlinks=False):
-                self._walk(uri, label, split)
+                self.walk(uri, label, split)
             elif self._wanted(entry, uri):
                 self.rows.append(Row(uri, label, None, split))
 

@@ -44,7 +44,7 @@ UNDERSTOOD = (
     "understood are: digits; a folder root/class/* or root/{train,val,test}/class/*; a .csv, .jsonl or .parquet "
     "manifest with the columns path, label, group, split; a folder of Hugging Face Parquet files; CIFAR python files; "
     "a folder with published lists (*_train.txt, train*.json); ChestX-ray14 (Data_Entry_2017*.csv beside its official "
-    "lists); hub:NAME[@REVISION]"
+    "lists); hub:NAME[@REVISION]; a .txt file of class names or names:CAT,DOG, of which pictures can be made"
 )
 
 
@@ -253,16 +253,20 @@ def files_state(paths: Iterable[str]) -> str:
 
 def open_source(text: str) -> Source:
     """The source that a user means by a name or a path; what is not understood is refused with what was found there."""
-    from counterpoise.data import embedded, folders, lists, manifests, packed  # all build on this file
+    from counterpoise.data import embedded, folders, lists, manifests, names, packed  # all build on this file
 
     if text == "digits":
         return packed.Digits()
     if text.startswith("hub:"):
         name, _, revision = text.removeprefix("hub:").partition("@")
         return embedded.Hub(name, revision or None)
+    if text.startswith("names:"):
+        return names.named(text.removeprefix("names:").split(","), text)
     path = Path(text)
     if path.is_file():
         suffix = path.suffix.lower()
+        if suffix == ".txt":
+            return names.names_in(path)
         if suffix == ".parquet" and embedded.embeds_images(path):
             return embedded.EmbeddedParquet(text)
         if suffix in manifests.MANIFESTS:
@@ -280,6 +284,6 @@ def open_source(text: str) -> Source:
             return found
     if any(entry.is_dir() for entry in path.iterdir()):
         return folders.Folder(text)
-    names = sorted(entry.name for entry in path.iterdir())
-    shown = ", ".join(printable(name) for name in names[:5]) + (", ..." if len(names) > 5 else "")
+    there = sorted(entry.name for entry in path.iterdir())
+    shown = ", ".join(printable(name) for name in there[:5]) + (", ..." if len(there) > 5 else "")
     raise Refusal(f"{text} holds {shown or 'nothing'}; {UNDERSTOOD}")

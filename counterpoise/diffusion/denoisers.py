@@ -29,9 +29,7 @@ class Cond:
 
     label: Tensor | None = None  # (b,) int64
     augment: Tensor | None = None  # (b, k): how the training image was changed; None or zeros: not at all
-    text: Tensor | None = (
-        None  # (b, tokens) int64: the words that say so in training; None: those of the label
-    )
+    text: Tensor | None = None  # (b, tokens) int64: the words that say so; None: those of the label
     image: Tensor | None = None  # (b, d): what is told of a real picture; None or zeros: of none
 
     def null(self) -> Cond:

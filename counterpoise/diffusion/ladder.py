@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,14 +54,30 @@ def flow(steps: int, shift: float = 1.0, last: float | None = None) -> Tensor:
     return _grounded((t / (1 - t)).clamp(max=LARGEST_FLOW))
 
 
-def cut(ladder: Tensor, strength: float) -> Tensor:
+def cut(ladder: Tensor, strength: float, least: int = 0) -> Tensor:
     """The last `strength` of the steps (SDEdit, Meng et al. 2022): 1 is all of them, 0 leaves only the final 0.
 
-    Whole steps below that share, int(steps * strength), as diffusers and the code of the papers have it.
+    As many steps as diffusers and the code of the papers take, int(steps * strength), or else `least`. A strength between
+    two rungs begins exactly there, evenly spaced from then on; theirs begin at the rung below.
     """
     steps = len(ladder) - 1
     # A plan keeps strengths as float32: 0.7 of 20 steps reads 13.9999998 and means 14.
-    return ladder[steps - math.floor(round(strength * steps, ROUNDED)) :]
+    place = round(strength * steps, ROUNDED)
+    taken = max(math.floor(place), least) if place else 0
+    if taken in (0, place):
+        return ladder[steps - taken :]
+    times = np.interp(np.linspace(place, 0, taken + 1), np.arange(steps + 1), _times(ladder))
+    return torch.from_numpy(times / (1 - times))
+
+
+def strength_of(ladder: Tensor, sigma: float) -> float:
+    """The strength that begins at this noise level; 1 where the ladder begins with less."""
+    return float(np.interp(sigma / (1 + sigma), _times(ladder), np.linspace(0, 1, len(ladder))))
+
+
+def _times(ladder: Tensor) -> np.ndarray:
+    """The rungs from 0 up as a flow counts them, sigma / (1 + sigma): between rungs of any ladder, even in these."""
+    return (ladder / (1 + ladder)).flip(0).numpy()
 
 
 def from_sigma(ladder: Tensor, sigma: float) -> Tensor:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
 from counterpoise.diffusion.denoisers import Cond, Network
+from counterpoise.nets.precision import has_bf16
 
 
 def autocast(net: Network, device: torch.device, bf16: bool | None) -> Network:
@@ -19,11 +18,3 @@ def autocast(net: Network, device: torch.device, bf16: bool | None) -> Network:
             return net(x, noise, cond).float()
 
     return call
-
-
-@lru_cache
-def has_bf16(device: torch.device) -> bool:
-    """Whether the chip multiplies in bf16, not merely emulates it."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

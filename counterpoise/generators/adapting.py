@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -22,6 +23,7 @@ from counterpoise.nets.lora import Place, merged, put_adapters, put_text_adapter
 from counterpoise.nets.prompted import Inverted, Read, Spoken, TextToImage
 from counterpoise.nets.stable_diffusion import Base, open_tokens
 from counterpoise.nets.tokens import Tokens
+from counterpoise.nets.told import Told
 from counterpoise.nets.words import prompts, said
 from counterpoise.spaces.latents import Latents
 from counterpoise.types import Refusal, part
@@ -103,11 +105,18 @@ class Adapt:
         """The same network without layers beside its layers, which are a third of the time that samples take."""
         if self.kind != "lora":
             return net
-        prompts = net.prompts.once() if isinstance(net.prompts, Read) and self.reads else net.prompts
-        return TextToImage(base.frozen_unet, prompts, merged(base.frozen_unet, net.weights), base.seen)
+        return TextToImage(base.frozen_unet, net.prompts, merged(base.frozen_unet, net.weights), base.seen)
 
     def own_words(self, classes: int) -> list[list[str]]:
         return [[f"<class{c}-{word}>" for word in range(self.words)] for c in range(classes)]
+
+    def names(self, tokens: Tokens, classes: Sequence[str]) -> Sequence[str]:
+        """What is said of each class: its name, or words of its own, which are added to the tokens."""
+        if not self.words:
+            return classes
+        own = self.own_words(len(classes))
+        tokens.add([word for words in own for word in words])
+        return [" ".join(words) for words in own]
 
     def asked(self, tokens: Tokens, prompt: str, classes: Sequence[str]) -> list[str]:
         """The prompts of the classes, of which those that are not read to the end of the class are refused.
@@ -118,11 +127,8 @@ class Adapt:
 
     def _asked(self, tokens: Tokens, prompt: str, classes: Sequence[str]) -> list[list[str]]:
         """The same, and behind it those of each template; with a prior each has the plain prompts behind its own."""
-        names, plain = classes, tokens.prompts(prompt, classes) if self.prior else []
-        if self.words:
-            own = self.own_words(len(classes))
-            tokens.add([word for words in own for word in words])
-            names = [" ".join(words) for words in own]
+        plain = tokens.prompts(prompt, classes) if self.prior else []
+        names = self.names(tokens, classes)
         return [[*tokens.prompts(template, names, classes), *plain] for template in (prompt, *self.templates)]
 
     def _prompts(self, base: Base, prompt: str, classes: Sequence[str], seed: int) -> nn.Module:
@@ -237,4 +243,22 @@ def spoken(base: Base, prompt: str, classes: Sequence[str]) -> Spoken:
     """Classes by their names alone."""
     reader = base.reader()
     asked = reader.tokens.prompts(prompt, classes)
-    return Spoken(reader.encoded(reader.tokens([*asked, ""]).input_ids))
+    return Spoken(reader.encoded(reader.tokens([*asked, ""]).input_ids), read_later(base))
+
+
+def read_later(base: Base) -> Callable[[Tensor], Told]:
+    """Reads texts with towers that are opened when the first of them comes, for most models never hear any.
+
+    They are on the chip only while they read: a T5 takes as much room as the network.
+    """
+    opened = cache(base.reader)
+
+    def read(tokens: Tensor) -> Told:
+        reader = opened()
+        with torch.autocast(tokens.device.type, enabled=False):  # as the prompts of classes are read
+            reader.tower.to(tokens.device)
+            told = reader.encoded(tokens)
+            reader.tower.to("cpu")
+        return told
+
+    return read

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from counterpoise.data.pixels import Rows
 from counterpoise.diffusion.batches import Augment, Material
 from counterpoise.diffusion.checkpoints import Folder, refusing_full_disk
-from counterpoise.diffusion.denoisers import NO_LABEL, Cond, Denoiser
+from counterpoise.diffusion.denoisers import NO_LABEL, Cond, Denoiser, snr_to_sigma
 from counterpoise.diffusion.guides import CFG, AutoGuidance, guided
 from counterpoise.diffusion.guides import Context as GuideContext
-from counterpoise.diffusion.ladder import cut, discrete, karras
+from counterpoise.diffusion.ladder import cut, discrete, karras, strength_of
 from counterpoise.diffusion.losses import ClassBalancing
 from counterpoise.diffusion.precision import autocast
 from counterpoise.diffusion.ranks import Ranks
@@ -35,12 +36,13 @@ from counterpoise.diffusion.samplers import SAMPLERS, calls
 from counterpoise.diffusion.start import from_noise, from_source
 from counterpoise.diffusion.training import Schooling, train_denoiser
 from counterpoise.generators.fitted import CONFIG, WEIGHTS, digest, read_config, refuse_another
-from counterpoise.generators.generator import Context, Failed, Lesson, Row, Sampler
+from counterpoise.generators.generator import TEXT, Context, Failed, Lesson, Row, Sampler
 from counterpoise.rundir import commit
 from counterpoise.types import Refusal, describe, fingerprint
 
 WEAK_SHARE = 0.15  # of the steps: how long the copy that autoguidance steers away from is trained
 SPACE = "space."  # begins the names of what lies with the weights and is none of them
+LEAST_SHARE = 1 / 4  # of the steps are taken, however little noise there is to come down from (docs/log.md)
 
 
 class Space(Protocol):
@@ -122,6 +124,7 @@ class Diffusing:
     guides: tuple[Any, ...]
     learns: ClassVar[bool] = True
     takes_guides: ClassVar[bool] = True
+    reads_prompts: ClassVar[bool] = False
     own_space: ClassVar[bool] = False
     learning: ClassVar[tuple[str, ...]]  # the fields that decide the weights; the others only sample
 
@@ -164,6 +167,14 @@ class Diffusing:
         if hasattr(read, "schedule"):
             return discrete(read.schedule, self.steps)
         return karras(self.steps, read.sigma_min, read.sigma_max)
+
+    def strength_at(self, snr_db: float) -> float:
+        """The strength at which x, taken to have unit variance, has this signal-to-noise ratio; 1 where only noise is as noisy.
+
+        The same noise on every schedule and ladder: abar / (1 - abar) where it preserves the variance, ((1 - t) / t)^2 on a
+        flow, 1 / sigma^2 in EDM. Latents are not pixels: at equal noise pictures are left further there.
+        """
+        return strength_of(self.ladder(), snr_to_sigma(10 ** (snr_db / 10)))
 
     def seen(self, rows: Sequence[Row], ctx: Context) -> Tensor | None:
         """What the network is told of the sources of these rows, wherever it starts; zeros of none."""
@@ -259,6 +270,7 @@ class Diffusing:
     def sampled(self, net: nn.Module, weak: nn.Module | None, space: Space, ctx: Context) -> Sampler:
         device = next(chain(net.parameters(), net.buffers())).device
         read, ladder = self.objective.parametrisation, self.ladder()
+        least = math.ceil(LEAST_SHARE * self.steps)
 
         def denoiser(net: nn.Module) -> Denoiser:
             return read.denoiser(autocast(net.eval(), device, self.schooling.bf16))
@@ -267,11 +279,12 @@ class Diffusing:
         def sample(rows: Sequence[Row]) -> list[np.ndarray | Failed]:
             seeds = [row["seed"] for row in rows]
             strength = rows[0]["strength"]
-            rungs = cut(ladder, strength)
+            rungs = cut(ladder, strength, least)
             labels = np.array([row["label"] for row in rows])
             label = torch.from_numpy(labels).to(device)
+            text = torch.stack([row[TEXT] for row in rows]).to(device) if TEXT in rows[0] else None
             seen = self.seen(rows, ctx)
-            cond = Cond(label, image=None if seen is None else seen.to(device))
+            cond = Cond(label, text=text, image=None if seen is None else seen.to(device))
             plain, shares = denoiser(net), Shares()
             hears = GuideContext(
                 ladder=rungs,

@@ -25,7 +25,8 @@ class Lesson:
     captions: Sequence[str | None] | None = None  # what each row shows, in words, where anybody said so
 
 
-Row = dict[str, Any]  # of a plan
+Row = dict[str, Any]  # of a plan, with `ordinal`: how many of its class were wanted before it, in all rounds
+TEXT = "text"  # in a row, from a generator that reads prompts: the tokens that it is told (length,)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Context:
 
     With `guides`, also what they listen to. `class_of` tells a teacher's class where labels are finer ones; `dealt` gives
     each row of a plan a real row of its class; `tell` hears what befell the rows of a batch, a share of noise levels each.
+    `pool` is there where samples are pictures and there are unlabelled ones.
     """
 
     real: Callable[[Sequence[str]], np.ndarray]
@@ -42,6 +44,7 @@ class Context:
     judge: Any = None
     class_of: Callable[[np.ndarray], np.ndarray] = field(default=lambda labels: labels)
     dealt: Callable[[Sequence[Row]], np.ndarray] | None = None
+    pool: Rows | None = None
     tell: Callable[[Sequence[Row], dict[str, np.ndarray]], None] = field(default=lambda rows, shares: None)
 
 
@@ -58,6 +61,7 @@ class Generator(Protocol):
 
     learns: ClassVar[bool]  # whether there is anything to fit
     takes_guides: ClassVar[bool]  # whether there is a denoiser to guide
+    reads_prompts: ClassVar[bool]  # whether a row is told the prompt that the plan has for it
     spaces: ClassVar[tuple[str, ...]]  # the rows it works on: "pixels", "features"
     own_space: ClassVar[
         bool

@@ -76,6 +76,7 @@ class LatentMixture:
     energy: Annotated[float, Field(gt=0, le=1)] = 0.95
     learns: ClassVar[bool] = True
     takes_guides: ClassVar[bool] = False
+    reads_prompts: ClassVar[bool] = False
     spaces: ClassVar[tuple[str, ...]] = ("pixels", "features")
     own_space: ClassVar[bool] = True
 

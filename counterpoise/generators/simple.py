@@ -21,6 +21,7 @@ class _NothingToLearn:
 
     learns: ClassVar[bool] = False
     takes_guides: ClassVar[bool] = False
+    reads_prompts: ClassVar[bool] = False
     spaces: ClassVar[tuple[str, ...]] = ("pixels", "features")
     own_space: ClassVar[bool] = False
 

@@ -31,8 +31,10 @@ from counterpoise.diffusion.training import Schooling
 from counterpoise.generators.adapting import Adapt, draw, spoken
 from counterpoise.generators.diffusing import Diffusing, Space, inside
 from counterpoise.generators.exemplars import Exemplars
-from counterpoise.generators.generator import Context, Lesson, Row
+from counterpoise.generators.fitted import read_config
+from counterpoise.generators.generator import Context, Lesson, Row, Sampler
 from counterpoise.generators.prior import PRIOR, known_before
+from counterpoise.generators.sentences import Sentences, telling
 from counterpoise.generators.sheet import Grid
 from counterpoise.nets.diffusers_folder import Folder
 from counterpoise.nets.lora_files import Adapter
@@ -55,7 +57,7 @@ class StableDiffusion(Diffusing):
     `base` is a name on the hub, of which `revision` picks a version, a folder, a file (with a folder of its settings beside it),
     or "miniature", the small model of this package; `nets.families` are those that are understood. FLUX is told how strongly to
     follow a text: leave its guides empty.
-    In `prompt`, {a} is the class name with its article and {name} the name alone. With `images`, a row is told of its source
+    In `prompt`, {a} is the class name with its article and {name} the name alone; a row of a plan may have one of its own. With `images`, a row is told of its source
     as well, from noise with a pairing of strength 1; unCLIP models can be, others need an adapter. `adapt` learns the classes of the study;
     without it nothing is learnt, and of the schooling only `bf16` counts. `adapters` are files of others' that are merged into
     the model before anything is learnt or drawn; with those of LCM, `sampler` is "lcm", `steps` 4 and CFG's scale 1.
@@ -74,6 +76,7 @@ class StableDiffusion(Diffusing):
     steps: Annotated[int, Field(ge=1, le=1000)] = 20
     guides: tuple[Any, ...] = (CFG(scale=3.0),)  # of the miniature by Fréchet distance: its card
     spaces: ClassVar[tuple[str, ...]] = ("pixels",)
+    reads_prompts: ClassVar[bool] = True
     # What its base holds is in its config, and decides as well.
     learning: ClassVar[tuple[str, ...]] = ("prompt", "images", "adapt", "schooling", "balance")
 
@@ -169,10 +172,14 @@ class StableDiffusion(Diffusing):
         return found if self.adapt else {name: found[name] for name in ("prompt", "adapt")}
 
     def config(self, lesson: Lesson) -> dict[str, Any]:
-        shape = lesson.rows.raw(np.arange(1))[0].shape
+        shape = _shape(lesson)
         if len(shape) != 3:
             raise Refusal(
                 f"a text-to-image model makes pictures, and these rows are feature vectors of {shape[0]} numbers"
+            )
+        if self.adapt is not None and not len(lesson.rows):
+            raise Refusal(
+                f"{self.base} is to learn the classes from real rows, and there are none: leave adapt out (--adapt none)"
             )
         prompts(self.prompt, lesson.classes)  # refuses names that cannot be said
         self._check_suits(self._base)
@@ -209,6 +216,15 @@ class StableDiffusion(Diffusing):
 
         export_lora(self, fitted, out)
 
+    def load(self, out: Path, ctx: Context) -> Sampler:
+        classes = read_config(out)["classes"]
+        return telling(super().load(out, ctx), partial(self._sentences, classes))
+
+    def _sentences(self, classes: Sequence[str]) -> Sentences:
+        tokens = open_tokens(self._base)
+        names = classes if self.adapt is None else self.adapt.names(tokens, classes)
+        return Sentences(tokens, self.prompt, names, classes)
+
     def shape(self, config: dict[str, Any]) -> tuple[int, ...]:
         return self._base.shape
 
@@ -216,7 +232,9 @@ class StableDiffusion(Diffusing):
         return None if self.images is None else self.images(self._base, rows, ctx)
 
     def learn_space(self, lesson: Lesson) -> dict[str, np.ndarray]:
-        shape = lesson.rows.raw(np.arange(1))[0].shape
+        if not len(lesson.rows):
+            return {}  # nobody can have learnt to look at its samples
+        shape = _shape(lesson)
         return taught(self._latents(self._base, (shape[2], shape[0]), None), lesson.rows)
 
     def space(self, config: dict[str, Any], learnt: Mapping[str, np.ndarray]) -> Latents:
@@ -259,3 +277,8 @@ class StableDiffusion(Diffusing):
         x, start = torch.zeros(batch, *space.shape), time.perf_counter()
         space.back(x, np.empty(0))
         return fit, sample + (time.perf_counter() - start) / batch
+
+
+def _shape(lesson: Lesson) -> tuple[int, ...]:
+    """Of a row, of which there may be none."""
+    return lesson.rows.raw(np.arange(0)).shape[1:]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,8 +36,8 @@ class Texts:
         rows = [row for row, caption in enumerate(captions) if caption is not None]
         own[rows] = np.arange(len(rows))
         sentences = torch.stack([tokens(each).input_ids for each in asked])
-        behind = [_cut(tokens, f"{asked[0][labels[row]]}, {captions[row]}") for row in rows]
-        found = torch.cat([sentences[0, :0], *behind])
+        behind = [f"{asked[0][labels[row]]}, {captions[row]}" for row in rows]
+        found = tokens.cut(behind) if behind else sentences[0, :0]
         return cls(sentences, torch.from_numpy(labels), found, torch.from_numpy(own), captioned)
 
     def __call__(self, rows: np.ndarray, rng: torch.Generator) -> Tensor:
@@ -49,10 +48,3 @@ class Texts:
         texts = self.sentences[sentence, self.label[picked]]
         texts[hears] = self.captions[self.own[picked[hears]]]
         return texts
-
-
-def _cut(tokens: Tokens, text: str) -> Tensor:
-    """A text, as far as it is read (1, length)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tokens([text]).input_ids

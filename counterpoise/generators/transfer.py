@@ -26,6 +26,7 @@ class _OfMoments:
 
     learns: ClassVar[bool] = True
     takes_guides: ClassVar[bool] = False
+    reads_prompts: ClassVar[bool] = False
     spaces: ClassVar[tuple[str, ...]] = ("features",)
     own_space: ClassVar[bool] = False
 

@@ -1,7 +1,11 @@
-"""Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) beside layers of a U-Net and its text towers; the only file that imports peft."""
+"""Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) beside layers of a network; the only file that imports peft.
+
+Either they are put into it as layers (`put_adapters`), or they stay outside and change its weights (`fresh_adapters`, `changed`).
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -68,6 +72,20 @@ def put_text_adapters(towers: nn.Module, tokens: Tensor, rank: int, seed: int) -
     return {name: found[name] for name, slope in zip(found, slopes, strict=True) if slope is not None}
 
 
+def fresh_adapters(net: nn.Module, layers: str, rank: int, seed: int) -> dict[str, Tensor]:
+    """The same weights, though nothing is put in: beside the linear layers of which this expression is the end of the name."""
+    rng = torch.Generator().manual_seed(seed)
+    found = {}
+    for name, layer in net.named_modules():
+        if isinstance(layer, nn.Linear) and re.search(f"{layers}$", name):
+            bound = layer.in_features**-0.5  # as peft draws A, and as torch draws W
+            found[f"{name}.lora_A.default.weight"] = bound * (
+                2 * torch.rand(rank, layer.in_features, generator=rng) - 1
+            )
+            found[f"{name}.lora_B.default.weight"] = torch.zeros(layer.out_features, rank)
+    return found
+
+
 def by_layer(adapters: Mapping[str, Tensor]) -> dict[str, LowRank]:
     """The same weights by the layers that they lie beside."""
     found = {}
@@ -78,12 +96,17 @@ def by_layer(adapters: Mapping[str, Tensor]) -> dict[str, LowRank]:
     return found
 
 
-@torch.no_grad()
-def merged(unet: nn.Module, adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """W + B A by the name of W in a U-Net without adapters: as they change it, for as long as nothing is learnt."""
+def changed(net: nn.Module, adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """W + B A by the name of W in a network without adapters."""
     weights = {f"{layer}.weight": low for layer, low in by_layer(adapters).items()}
     return {
         name: weight + low.change(weight)
         for name, low in weights.items()
-        for weight in [unet.get_parameter(name)]
+        for weight in [net.get_parameter(name)]
     }
+
+
+@torch.no_grad()
+def merged(unet: nn.Module, adapters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same, for as long as nothing is learnt."""
+    return changed(unet, adapters)

@@ -1,5 +1,7 @@
 """A text-to-image network over labels: every class is a prompt, and "of no class" is the empty one.
 
+A row may be told a text of its own instead, as tokens. All steps of a sampler ask for the same texts, which are read once.
+
 The network and the text towers are other people's and stand still. What is learnt, if anything, are weights of this module
 that stand in for those of the same name in them, so that copies, states and files hold what is learnt and no more.
 """
@@ -7,7 +9,7 @@ that stand in for those of the same name in them, so that copies, states and fil
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -47,17 +49,44 @@ class Uses(nn.Module):
         return super()._apply(fn, recurse)
 
 
-class Spoken(nn.Module):
-    """Prompts that were read once: of all classes, and the last one of none."""
+class LastRead:
+    """What reads texts (texts, lengths), and what it made of those that it was asked for last."""
 
-    def __init__(self, said: Told) -> None:
+    def __init__(self, read: Callable[[Tensor], Told]) -> None:
+        self.read = read
+        self.before: tuple[Tensor, object, Told] | None = None
+
+    def __call__(self, tokens: Tensor, state: object = None) -> Told:
+        """`state` is what decides beside the tokens how they are read."""
+        if self.before is not None:
+            known, then, told = self.before
+            if known.device == tokens.device and then == state and torch.equal(known, tokens):
+                return told
+        self.before = (tokens, state, told := self.read(tokens))
+        return told
+
+
+class Spoken(nn.Module):
+    """Prompts that were read once: of all classes, and the last one of none. Texts of rows are left to `read`."""
+
+    def __init__(self, said: Told, read: Callable[[Tensor], Told]) -> None:
         super().__init__()
-        self.said = said
+        self.said, self.read = said, read
+        self._last = LastRead(self._with_none)
         for name, value in said.tensors.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, label: Tensor) -> Told:  # (b,); NO_LABEL, -1, is the last
+    def forward(self, label: Tensor, text: Tensor | None = None) -> Told:  # (b,); NO_LABEL, -1, is the last
+        if text is None:
+            return self._of(label)
+        asked, place = text.unique(dim=0, return_inverse=True)
+        return self._last(asked)[place.where(label >= 0, -1)]
+
+    def _of(self, label: Tensor) -> Told:
         return dataclasses.replace(self.said, **{name: value[label] for name, value in self.named_buffers()})
+
+    def _with_none(self, tokens: Tensor) -> Told:
+        return one_behind_the_other([self.read(tokens), self._of(tokens.new_full((1,), -1))])
 
 
 class Learnt(nn.ParameterDict):
@@ -75,7 +104,7 @@ class Learnt(nn.ParameterDict):
 
 
 class Read(Uses):
-    """Prompts that are read anew whenever they are asked for, because what reads them learns.
+    """Prompts that are read anew whenever others are asked for, because what reads them learns.
 
     `tokens` (classes + 1, lengths), the last row of no class; `learnt` are weights of the towers.
     """
@@ -85,37 +114,24 @@ class Read(Uses):
         self.learnt = Learnt(learnt)
         self.tokens: Tensor
         self.register_buffer("tokens", tokens, persistent=False)
-        self._heard: tuple[object, Told | None] = (None, None)
+        self._last = LastRead(self._read)
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """What is learnt, by the names that the towers have for it."""
         return self.learnt.weights
 
-    def said(self, label: Tensor, text: Tensor) -> Told:
-        """Of each row a text of its own (b, lengths); those of no class are the last all the same."""
-        asked, place = text.where(label[:, None] >= 0, self.tokens[-1]).unique(dim=0, return_inverse=True)
-        return self._read(asked)[place]
-
-    def forward(self, label: Tensor) -> Told:  # (b,); NO_LABEL, -1, is the last
-        asked, place = label.unique(return_inverse=True)
+    def forward(self, label: Tensor, text: Tensor | None = None) -> Told:  # (b,); NO_LABEL, -1, is the last
+        """Of each row the prompt of its class, or a text of its own (b, lengths); those of no class are told the last."""
+        own = self.tokens[label] if text is None else text.where(label[:, None] >= 0, self.tokens[-1])
+        asked, place = own.unique(dim=0, return_inverse=True)
         if torch.is_grad_enabled():
-            return self._read(self.tokens[asked])[place]
-        # All steps of a sampler ask for the same; what was changed in place is heard anew.
-        key = (asked.tolist(), label.device, [weight._version for weight in self.parameters()])
-        before, told = self._heard
-        if told is None or before != key:
-            told = self._read(self.tokens[asked])
-            self._heard = (key, told)
-        return told[place]
-
-    @torch.no_grad()
-    def once(self) -> Spoken:
-        """The same prompts, as they are read by now."""
-        return Spoken(one_behind_the_other([self._read(some) for some in self.tokens.split(TEXTS)]))
+            return self._read(asked)[place]
+        # What was changed in place is heard anew.
+        return self._last(asked, [weight._version for weight in self.parameters()])[place]
 
     def _read(self, tokens: Tensor) -> Told:
-        return self.frozen(self.weights, tokens)
+        return one_behind_the_other([self.frozen(self.weights, some) for some in tokens.split(TEXTS)])
 
 
 class Inverted(Read):
@@ -185,7 +201,7 @@ class TextToImage(Uses):
 
     def forward(self, x: Tensor, noise: Tensor, cond: Asked) -> Tensor:
         label = cond.label if cond.label is not None else torch.full_like(noise, -1, dtype=torch.long)
-        told = self.prompts(label) if cond.text is None else self.prompts.said(label, cond.text)  # type: ignore[operator]
+        told = self.prompts(label, cond.text)
         if self.seen:
             image = x.new_zeros(len(x), self.seen) if cond.image is None else cond.image
             told = dataclasses.replace(told, image=image)

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from counterpoise.nets.words import PLACES, prompts
 from counterpoise.types import Refusal
@@ -54,9 +55,7 @@ class Tokens:
                 f"{len(long)} texts are longer than the {self.length} tokens that this model reads, and are cut: {long[0]!r}",
                 stacklevel=3,
             )
-        found = self.tokenizer(
-            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
-        )
+        found = self._read(texts)
         seen: dict[tuple[int, ...], str] = {}
         for text, ids in zip(texts, map(tuple, found.input_ids.tolist()), strict=True):
             if seen.setdefault(ids, text) != text:
@@ -65,6 +64,15 @@ class Tokens:
                     "or rename one, or name another model"
                 )
         return found
+
+    def cut(self, texts: Sequence[str]) -> Tensor:
+        """As much of each text as is read (texts, length), be it as much as of another one."""
+        return self._read(texts).input_ids
+
+    def _read(self, texts: Sequence[str]) -> Any:
+        return self.tokenizer(
+            list(texts), padding="max_length", truncation=True, max_length=self.length, return_tensors="pt"
+        )
 
     @property
     def each(self) -> tuple[Tokens, ...]:
@@ -114,13 +122,17 @@ class SideBySide(Tokens):
         return (Tokens(self.name, self.tokenizer, self.length), *self.others)
 
     def __call__(self, texts: Sequence[str]) -> Any:
+        return SimpleNamespace(input_ids=self._beside([one(texts).input_ids for one in self.each]))
+
+    def cut(self, texts: Sequence[str]) -> Tensor:
+        return self._beside([one.cut(texts) for one in self.each])
+
+    def _beside(self, each: Sequence[Tensor]) -> Tensor:
         found = [
             torch.where(ids < first, ids, ids - first + self.known)
-            for ids, first in (
-                (one(texts).input_ids, first) for one, first in zip(self.each, self._first, strict=True)
-            )
+            for ids, first in zip(each, self._first, strict=True)
         ]
-        return SimpleNamespace(input_ids=torch.cat(found, 1))
+        return torch.cat(found, 1)
 
     @property
     def known(self) -> int:

@@ -81,15 +81,21 @@ class Multiply:
 class Fixed:
     """The same number for each of the chosen classes, however many real rows it has.
 
+    With `unseen`, also for classes without any, as a model makes them that knows them by name.
+
     >>> Fixed(20, strategy="minority")(np.array([100, 10, 1])).tolist()
     [0, 0, 20]
+    >>> Fixed(20)(np.array([100, 0])).tolist(), Fixed(20, unseen=True)(np.array([100, 0])).tolist()
+    ([20, 0], [20, 20])
     """
 
     each: Annotated[int, Field(ge=1)]
     strategy: Words = "all"
+    unseen: bool = False
 
     def __call__(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
-        return np.where(chosen(self.strategy, counts), self.each, 0).astype(np.int64)
+        meant = chosen(self.strategy, counts) | (self.unseen & (counts == 0))
+        return np.where(meant, self.each, 0).astype(np.int64)
 
 
 @part

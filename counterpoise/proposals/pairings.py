@@ -12,7 +12,7 @@ from pydantic import Field
 from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
-from counterpoise.proposals.strengths import Enough, Strengths
+from counterpoise.proposals.strengths import ByShots, Enough, Strengths
 from counterpoise.seeding import derive, generator
 from counterpoise.types import Refusal, part
 
@@ -23,6 +23,7 @@ class TrainRows:
 
     `confusion` is what a tutor makes of the validation rows of each class; there is one where a pairing listens to it.
     `enough` is the strength that a pilot has found for each class; without one, all that it has to try are tried alike.
+    `share_of` tells the strength at which the generator's sources have a signal-to-noise ratio (dB), if it adds noise to any.
     """
 
     ids: np.ndarray
@@ -31,6 +32,7 @@ class TrainRows:
     vectors: np.ndarray  # (n, d)
     confusion: np.ndarray | None = None  # (true class, class) mean probability
     enough: np.ndarray | None = None  # (classes,)
+    share_of: Callable[[float], float] | None = None
 
     def of_class(self, label: int) -> np.ndarray:
         return np.flatnonzero(self.labels == label)
@@ -44,7 +46,7 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @part
 class FromNoise:
-    """Every sample starts from noise: only its class is asked for."""
+    """Every sample starts from noise: only its class is asked for, in the words of its prompt if it has one."""
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
         return _plan(wanted, train, seed, lambda label, n, rng: (None, None))
@@ -56,6 +58,8 @@ class SameClass:
 
     `strength` is how far a generator that can go part of the way leaves it: 0 not at all, 1 for good. The share
     `dropout` of each class's samples has no image and starts from noise: what images alone make is too much like them.
+    So do all samples of a class that has no image, which is where ever fewer of them lead. With `strength=ByShots()` and
+    a text-to-image model this is the real guidance of He et al. (2023).
     """
 
     strength: Strengths = 0.0
@@ -63,8 +67,9 @@ class SameClass:
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
         def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
-            without = round(self.dropout * n)
-            sources = _evenly(train.of_class(label), n - without, rng)
+            rows = train.of_class(label)
+            without = round(self.dropout * n) if len(rows) else n
+            sources = _evenly(rows, n - without, rng)
             places = np.full(n, NOWHERE)
             places[np.sort(rng.permutation(n)[without:])] = sources
             return places, None
@@ -84,6 +89,7 @@ class FromLarger:
     strength: Strengths = 0.0
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        _refuse_nothing(self, train)
         counts = np.bincount(train.labels, minlength=len(wanted))
         means = _class_means(train, len(wanted))
 
@@ -114,6 +120,7 @@ class FromAny:
         return self.by == "confusion"
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        _refuse_nothing(self, train)
         shares = self.shares(train, len(wanted))
         counts = np.bincount(train.labels, minlength=len(wanted))
         begins = np.cumsum(counts) - counts
@@ -162,6 +169,7 @@ class Neighbours:
     k: Annotated[int, Field(ge=1)] = 5
 
     def __call__(self, wanted: np.ndarray, train: TrainRows, seed: int) -> pa.Table:
+        _refuse_nothing(self, train)
         everyone = NearestNeighbors(n_neighbors=min(self.k + 1, len(train.ids))).fit(train.vectors)
 
         def choose(label: int, n: int, rng: np.random.Generator) -> Chosen:
@@ -192,6 +200,13 @@ class Neighbours:
         rest = np.argsort(-(share * n - counts), kind="stable")[: n - counts.sum()]
         counts[rest] += 1
         return counts
+
+
+def _refuse_nothing(pairing: object, train: TrainRows) -> None:
+    if not len(train.ids):
+        raise Refusal(
+            f"{type(pairing).__name__} starts samples from real rows, and this study has none to learn from: take FromNoise"
+        )
 
 
 def _without_self(
@@ -238,6 +253,25 @@ def _nearest(means: np.ndarray, label: int, among: np.ndarray, k: int | None) ->
     return among[np.argsort(distance, kind="stable")[:k]]
 
 
+def ordinal(request_id: str) -> int:
+    """How many samples of its class (or cell) stand before this row of a plan.
+
+    >>> ordinal("0000002a-00003-0000017")
+    17
+    """
+    return int(request_id.rpartition("-")[2])
+
+
+def _by_shots(strength: ByShots, train: TrainRows, label: int) -> np.ndarray:
+    """(1,): that of a class by the number of its real rows; without any there is nothing to leave."""
+    if train.share_of is None:
+        raise Refusal(
+            "ByShots tells a signal-to-noise ratio, and this generator adds no noise to its sources: give a strength from 0 to 1"
+        )
+    shots = len(train.of_class(label))
+    return np.array([train.share_of(strength(shots)) if shots else 1.0])
+
+
 def _plan(
     wanted: np.ndarray,
     train: TrainRows,
@@ -257,6 +291,8 @@ def _plan(
         }
 
     def strengths(label: int) -> np.ndarray:
+        if isinstance(strength, ByShots):
+            return _by_shots(strength, train, label)
         if not isinstance(strength, Enough):
             return np.atleast_1d(strength)
         return np.atleast_1d(strength.among if train.enough is None else train.enough[label])

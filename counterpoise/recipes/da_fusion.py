@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from counterpoise import grounds, tables
+from counterpoise import bases, grounds, tables
 from counterpoise.classifiers.mixing import Replace
 from counterpoise.diffusion.training import Schooling
 from counterpoise.proposals.budgets import Multiply
@@ -64,7 +64,7 @@ def da_fusion(
     told |= {name: value for name, value in ground.items() if value is not None}
     if "few_steps" not in told:  # whose adapters have learnt the guidance
         told = {"guidance": GUIDANCE} | told
-    base, backbone = grounds.opposite(base, backbone)
+    base, backbone = bases.opposite(base, backbone)
     stands = grounds.on(data, base=base, backbone=backbone, adapt="words", smoke=smoke, **told)
     model = stands.generator
     budget, mix = Multiply(times=times), Replace(p=replace)

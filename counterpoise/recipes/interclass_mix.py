@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from counterpoise import grounds
+from counterpoise import bases, grounds
 from counterpoise.classifiers.claims import ByStrength, Claims, Measured
 from counterpoise.classifiers.mixing import Replace
 from counterpoise.diffusion.training import Schooling
@@ -125,7 +125,7 @@ def interclass_mix(
         }
         if "few_steps" not in ground:  # whose adapters have learnt the guidance
             ground = {"guidance": GUIDANCE} | ground
-    base, backbone = grounds.opposite(base, backbone)
+    base, backbone = bases.opposite(base, backbone)
     stands = grounds.on(data, base=base, backbone=backbone, smoke=smoke, **ground)
     model = dataclasses.replace(stands.generator, prompt=f"a photo of {{a}} {superclass}".strip())
     if preset:

@@ -15,7 +15,8 @@ Opinion = Callable[[], tuple[np.ndarray, np.ndarray]]
 class Batch:
     """Samples to score, and the real training rows they are held against. All vectors are float32 (n, d).
 
-    Samples that are pictures are there as such, too; class `label` is called `classes[label]`.
+    Samples that are pictures are there as such, too, and so are the real rows then; text models are told class `label` as
+    `classes[label]`. There may be no real rows at all.
 
     The teacher steered these samples; the judge did not, but may have stopped the teacher; those `unseen` says are of teachers
     without a part of the real rows. Each is asked only by scores that want to know.
@@ -34,3 +35,4 @@ class Batch:
     unseen: Callable[[int], np.ndarray] | None = (
         None  # how many folds => logits (n, C) of who has not seen the source
     )
+    real_pictures: np.ndarray | None = None  # (m, h, w, c) uint8

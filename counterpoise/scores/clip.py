@@ -1,46 +1,41 @@
 """Does a picture show its class? Asked of a text-image model, which knows the class by its name alone.
 
-The filter of He et al. (ICLR 2023, "Is synthetic data from generative models ready for image recognition?", C.5.1).
+The filter of He et al. (ICLR 2023, "Is synthetic data from generative models ready for image recognition?", C.5.1), and other
+numbers of the same two towers. They are rules together with `scores/select.py`:
+
+    p > 1/N           AtLeast("clip", 1.0)           of Clip
+    argmax = class    AtLeast("margin", 0.0)         of Margin
+    the upper half    BestShare("margin", 0.5)       Clip's p of many is 1, and those are in no order
+    no drawings       AtLeast("contrast", 0.5)       of Contrast
+    as real ones are  AtLeast("among_real", 0.1)     of AmongReal (scores/among.py), whatever N is
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
-from time import perf_counter
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
 from scipy.stats import binomtest
+from torch import Tensor
 
-from counterpoise.nets.backbones import state_of
-from counterpoise.nets.clip import ClipPair, open_clip_pair, open_tokens
-from counterpoise.nets.words import prompts
+from counterpoise.nets.words import PLACES, prompts
 from counterpoise.scores.batch import Batch
-from counterpoise.types import Refusal, part
+from counterpoise.scores.looking import MOST_ASKED, Looking, Model, opened
+from counterpoise.types import part
 
-MOST_ASKED = 500  # pictures
+Templates = str | Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-@part
-class Clip:
-    """N p(label): how many times likelier than by chance the class is, of the N of the study. Higher is better.
+class Asking(Looking):
+    """The work of a part that asks the model about class names; it says what it makes of the answers in `values`."""
 
-    p is the softmax over all class names of what the model says of picture and name. In these units the published rule,
-    keep where p > 1/N, is AtLeast("clip", 1.0) for any number of classes; p > 1/2 would be a limit of N/2. A model that
-    also trained or initialised the classifier is a partial judge: name another.
-    """
-
-    model: str = "miniature"  # or a folder, or a name on the hub: any CLIP or SigLIP of transformers
-    revision: str | None = None
-    allow_pickle: bool = False
-    template: str | Annotated[tuple[str, ...], Field(min_length=1)] = "a photo of {a}"  # of several, the mean
-    spaces: ClassVar[tuple[str, ...]] = ("pixels",)
+    template: Templates
+    par: ClassVar[float]  # what speaks neither for the class nor against it
 
     def __post_init__(self) -> None:
         for template in self.templates:
@@ -48,39 +43,45 @@ class Clip:
 
     @property
     def templates(self) -> tuple[str, ...]:
-        return (self.template,) if isinstance(self.template, str) else self.template
+        return _several(self.template)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """All that is said of each class."""
+        return self.templates
 
     def ready(self, classes: Sequence[str] | None) -> None:
         """Refuses what can be refused before anything is made; `classes` are none as long as nobody knows them."""
-        _, tokens = open_tokens(self.model, self.revision, self.allow_pickle)
+        tokens = self.tokens()
         if classes:
-            for template in self.templates:
-                tokens(prompts(template, classes))
-
-    @property
-    def content(self) -> str:
-        """Of the model: numbers of one content only are comparable."""
-        return self._pair().content.hex()
-
-    def calibrate(self, real: np.ndarray) -> float:
-        return 0.0
+            for template in self.asked:
+                tokens(_said_of(template, classes))
 
     def __call__(self, batch: Batch, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        p = self.probabilities(batch.pictures, batch.classes)
-        own = p[np.arange(len(batch.labels)), batch.labels]
-        return own * len(batch.classes), np.full(len(own), "")
+        values = self.values(batch.pictures, batch.labels, batch.classes)
+        return values, np.full(len(values), "")
 
-    def of_real(self, real: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> dict[str, Any]:
+    def values(self, pictures: np.ndarray | None, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        raise NotImplementedError
+
+    def logits(self, pictures: np.ndarray | None, classes: Sequence[str]) -> Tensor:
+        """uint8 (n, h, w, c) => of every class, by its name (n, N)."""
+        return self.pair().scale * self.seen(pictures) @ self.said(self.templates, classes).T
+
+    def said(self, templates: tuple[str, ...], classes: Sequence[str]) -> Tensor:
+        """Unit rows (N, d)."""
+        return _said(self._named(), templates, tuple(classes))
+
+    def of_real(self, real: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
         """What it says of the study's own pictures, some of each class: the share found under their names, and by class the
-        share that the published rule would keep. A model that would drop most of a class's real pictures has no idea of it.
+        share above par. A model that would drop most of a class's real pictures has no idea of it.
         """
-        most = max(2, MOST_ASKED // len(classes))
-        places = {name: np.flatnonzero(labels == label) for label, name in enumerate(classes)}
-        asked = np.concatenate([_evenly(rows, most) for rows in places.values()])
-        # Lots of one draw have the same real rows.
-        p = _known(self, self.content, classes, Pictures.of(real[asked]))
-        fine = p[np.arange(len(asked)), labels[asked]] * len(classes) >= 1
-        kept = {name: fine[np.isin(asked, rows)] for name, rows in places.items() if len(rows)}
+        asked = some_of_each(labels, len(classes), MOST_ASKED)
+        if not len(asked):
+            return {}
+        shown, own = real[asked], labels[asked]
+        fine = self.values(shown, own, classes) >= self.par
+        kept = {classes[label]: fine[own == label] for label in np.unique(own)}
         unknown = [
             name
             for name, some in kept.items()
@@ -88,67 +89,118 @@ class Clip:
         ]
         if unknown:
             warnings.warn(
-                f"Clip: {self.model} takes most real pictures of {len(unknown)} of {len(classes)} classes for something else "
-                f"({', '.join(unknown[:5])}): it does not know these names, and filters by noise; name another model",
+                f"{type(self).__name__}: {self.model} takes most real pictures of {len(unknown)} of {len(classes)} classes for "
+                f"something else ({', '.join(unknown[:5])}): it does not know these names, and filters by noise; name another model",
                 stacklevel=2,
             )
-        right = float((p.argmax(1) == labels[asked]).mean())
-        return {"real_top1": right, "real_kept": {name: float(some.mean()) for name, some in kept.items()}}
+        right = self.logits(shown, classes).argmax(1).numpy() == own
+        return {
+            "real_top1": float(right.mean()),
+            "real_kept": {name: float(some.mean()) for name, some in kept.items()},
+        }
 
-    def probabilities(self, pictures: np.ndarray | None, classes: tuple[str, ...]) -> np.ndarray:
+
+@part
+class Clip(Asking):
+    """N p(label): how many times likelier than by chance the class is, of the N of the study. Higher is better.
+
+    p is the softmax over all class names of what the model says of picture and name. In these units the published rule,
+    keep where p > 1/N, is AtLeast("clip", 1.0) for any number of classes; p > 1/2 would be a limit of N/2. A model that
+    also trained or initialised the classifier is a partial judge: name another.
+    """
+
+    model: str = "miniature"  # or a folder, a name on the hub, openclip:MODEL/TAG: any CLIP or SigLIP
+    revision: str | None = None
+    allow_pickle: bool = False
+    template: Templates = "a photo of {a}"  # of several, the mean
+    par: ClassVar[float] = 1.0
+
+    def values(self, pictures: np.ndarray | None, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        return self.probabilities(pictures, classes)[np.arange(len(labels)), labels] * len(classes)
+
+    def probabilities(self, pictures: np.ndarray | None, classes: Sequence[str]) -> np.ndarray:
         """uint8 (n, h, w, c) => of every class, by its name (n, N)."""
-        if pictures is None or pictures.dtype != np.uint8:
-            raise Refusal(
-                "Clip looks at pictures, and this study's samples are features: leave out --backbone, or the score"
-            )
-        pair, names = self._pair(), _said(self, self.content, classes)
-        return torch.softmax(pair.scale * pair.pictures(pictures) @ names.T, 1).numpy()
-
-    def seconds(
-        self, channels: int, size: int, classes: Sequence[str], batch: int = 16
-    ) -> tuple[float, float]:
-        """About how long it looks at the study's own pictures here, and at a sample: timed on a few."""
-        few = np.zeros((batch, size, size, channels), np.uint8)
-        for _ in range(2):  # the first one opens the model
-            start = perf_counter()
-            self.probabilities(few, tuple(classes))
-        each = (perf_counter() - start) / batch
-        return MOST_ASKED * each, each
-
-    def _pair(self) -> ClipPair:
-        return _opened(self.model, self.revision, self.allow_pickle, state_of(self.model))
+        return torch.softmax(self.logits(pictures, classes), 1).numpy()
 
 
-@dataclass(frozen=True)
-class Pictures:
-    """Pictures that are equal where their digests are."""
+@part
+class Margin(Asking):
+    """log p(label) - log p(the best other class), in nats: above 0 the class is the likeliest. Higher is better.
 
-    digest: bytes
-    pixels: np.ndarray = field(compare=False)
+    As `Clip`, but it does not depend on how many classes there are, and tells apart what is certain.
+    """
 
-    @classmethod
-    def of(cls, pixels: np.ndarray) -> Pictures:
-        digest = hashlib.blake2b(str(pixels.shape).encode() + pixels.tobytes(), digest_size=16).digest()
-        return cls(digest, pixels)
+    model: str = "miniature"
+    revision: str | None = None
+    allow_pickle: bool = False
+    template: Templates = "a photo of {a}"
+    par: ClassVar[float] = 0.0
 
-
-@lru_cache(maxsize=2)
-def _known(clip: Clip, content: str, classes: tuple[str, ...], pictures: Pictures) -> np.ndarray:
-    """`content` is not read: another model is asked anew."""
-    return clip.probabilities(pictures.pixels, classes)
-
-
-def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
+    def values(self, pictures: np.ndarray | None, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        said, own = self.logits(pictures, classes), torch.as_tensor(labels)[:, None]
+        return (said.gather(1, own)[:, 0] - said.scatter(1, own, -torch.inf).amax(1)).numpy()
 
 
-@lru_cache(maxsize=1)
-def _opened(name: str, revision: str | None, allow_pickle: bool, state: object) -> ClipPair:
-    """`state` is not read: a model whose files changed is opened anew."""
-    return open_clip_pair(name, revision, allow_pickle)
+@part
+class Contrast(Asking):
+    """p that a picture is what `template` says of its class, and none of what `against` says of it. Higher is better.
+
+    The softmax is over these prompts alone; other classes are not asked about. A prompt without {a} or {name} is the same
+    for all classes ("an empty background").
+    """
+
+    model: str = "miniature"
+    revision: str | None = None
+    allow_pickle: bool = False
+    template: Templates = "a photo of {a}"
+    against: Templates = "a drawing of {a}"
+    par: ClassVar[float] = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for template in _several(self.against):
+            _said_of(template, [])
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        return (*self.templates, *_several(self.against))
+
+    def values(self, pictures: np.ndarray | None, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+        ways = [self.templates, *((template,) for template in _several(self.against))]
+        said = torch.stack([self.said(way, classes)[labels] for way in ways], 1)  # (n, prompts, d)
+        return torch.softmax(self.pair().scale * (said @ self.seen(pictures)[:, :, None])[:, :, 0], 1)[
+            :, 0
+        ].numpy()
 
 
-@lru_cache(maxsize=1)
-def _said(clip: Clip, content: str, classes: tuple[str, ...]) -> torch.Tensor:
-    """What it makes of the class names (N, d): once for all batches of a study."""
-    return clip._pair().classes(clip.templates, classes)
+def some_of_each(labels: np.ndarray, classes: int, most: int) -> np.ndarray:
+    """Rows, class by class: at most so many altogether, but two of each class that has them.
+
+    >>> some_of_each(np.array([1, 0, 1, 1, 1]), 3, most=3)
+    array([1, 0, 4])
+    """
+    each = max(2, most // classes)
+    places = [np.flatnonzero(labels == label) for label in range(classes)]
+    return np.concatenate([rows[_evenly(len(rows), each)] for rows in places])
+
+
+def _evenly(count: int, most: int) -> np.ndarray:
+    return np.linspace(0, count - 1, min(most, count)).astype(int)
+
+
+def _several(templates: Templates) -> tuple[str, ...]:
+    return (templates,) if isinstance(templates, str) else templates
+
+
+def _said_of(template: str, names: Sequence[str]) -> list[str]:
+    return prompts(template, names) if PLACES.search(template) else [template] * len(names)
+
+
+@lru_cache(maxsize=4)
+def _said(model: Model, templates: tuple[str, ...], classes: tuple[str, ...]) -> Tensor:
+    """What the model makes of the class names (N, d): once for all batches of a study."""
+    pair = opened(model)
+    if PLACES.search(templates[0]):
+        return pair.classes(templates, classes)
+    (same,) = templates
+    return pair.texts([same]).expand(len(classes), -1)

@@ -37,6 +37,8 @@ class NearestReal:
         )
 
     def __call__(self, batch: Batch, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        if not len(batch.real):  # then nothing is a copy
+            return np.ones(len(batch.x)), np.full(len(batch.x), "")
         distances, index = nearest(batch.x, batch.real)
         return distances / threshold, batch.real_ids[index]
 

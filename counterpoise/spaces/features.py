@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from counterpoise.types import part
+from counterpoise.types import Refusal, part
 
 if TYPE_CHECKING:
     from counterpoise.nets.backbones import Backbone
@@ -56,10 +56,44 @@ class Frozen:
             return False
         return export(self.backbone, head, labels, out, revision=self.revision, size=self.size)
 
+    def said(self, templates: Sequence[str], names: Sequence[str]) -> tuple[np.ndarray, float]:
+        """Class names as the text half of the backbone has them: unit rows (N, d), and by what cosines become logits."""
+        self._check_whole()
+        rows, scale = _said(self, self._state(), tuple(templates), tuple(names))
+        return rows.copy(), scale
+
+    def hears(self, templates: Sequence[str], names: Sequence[str] | None) -> None:
+        """Refuses a backbone that reads no class names, or not these, before anything is computed; None: nobody knows them."""
+        from counterpoise.nets.clip import open_clip_pair, open_tokens
+        from counterpoise.nets.words import prompts
+
+        self._check_whole()
+        tokens = open_tokens(self.backbone, self.revision)
+        for template in templates if names else ():
+            tokens(prompts(template, names or ()))
+        pair = open_clip_pair(self.backbone, self.revision)
+        texts, pictures = pair.texts(["a thing"]).shape[1], pair.backbone.dim
+        if texts != pictures:
+            raise Refusal(
+                f"{self.backbone}: its texts have {texts} numbers and its pictures {pictures}, so that they cannot be compared: "
+                "name a CLIP or SigLIP whose towers end in one space"
+            )
+
+    def _check_whole(self) -> None:
+        if self.maps or self.components is not None:
+            found = "feature maps" if self.maps else f"{self.components} principal components"
+            raise Refusal(
+                f"class names are said in a backbone's own features, and classifiers here see {found}: leave out "
+                f"{'maps' if self.maps else '--components'}"
+            )
+
     def _backbone(self) -> Backbone:
+        return _opened(self, self._state())
+
+    def _state(self) -> tuple[tuple[str, int], ...]:
         folder = Path(self.backbone.removeprefix("hf:")).expanduser()
         files = sorted(folder.iterdir()) if folder.is_dir() else []
-        return _opened(self, tuple((path.name, path.stat().st_mtime_ns) for path in files))
+        return tuple((path.name, path.stat().st_mtime_ns) for path in files)
 
 
 @lru_cache(maxsize=1)
@@ -68,3 +102,18 @@ def _opened(space: Frozen, state: tuple[tuple[str, int], ...]) -> Backbone:
     from counterpoise.nets.backbones import open_backbone
 
     return open_backbone(space.backbone, revision=space.revision, size=space.size, maps=space.maps)
+
+
+@lru_cache(maxsize=4)
+def _said(
+    space: Frozen, state: tuple[tuple[str, int], ...], templates: tuple[str, ...], names: tuple[str, ...]
+) -> tuple[np.ndarray, float]:
+    """`state` as above."""
+    from counterpoise.nets.clip import open_clip_pair
+
+    pair = open_clip_pair(space.backbone, space.revision)
+    if space.size is None and pair.backbone.digest != _opened(space, state).digest:
+        raise Refusal(
+            f"{space.backbone}: its text tower comes with other weights than the features: name a --revision"
+        )
+    return pair.classes(templates, names).numpy(), pair.scale

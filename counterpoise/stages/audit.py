@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 
 from counterpoise import tables
 from counterpoise.data.splits import conflicts, overlaps
+from counterpoise.material import LISTING
 from counterpoise.metrics.accuracy import shot_bins
 from counterpoise.stages.stage import Step
-from counterpoise.study import LISTING, Study
+from counterpoise.study import Study
 
 ROLES = ("train", "val", "test")
 MOST_LISTED = 200  # rows of each kind in audit.json; totals count all
@@ -63,8 +64,10 @@ def audit(study: Study, unit: str) -> None:
     ]  # both are learned from
     disputed = conflicts(hashes[: len(labels)], [names[label] for label in labels])
     notes = list(study.facts["notes"])
+    if not len(there):
+        notes.append("there is no training image: classifiers know the classes by their names alone")
     for c, name in enumerate(study.classes):
-        if not counts[c]:
+        if not counts[c] and not study.recipe.from_names:
             notes.append(f"class {name!r} has no training image: no classifier can learn it")
         elif counts[c] == 1:
             notes.append(f"class {name!r} has one training image")
@@ -77,7 +80,7 @@ def audit(study: Study, unit: str) -> None:
         "classes": len(study.classes),
         "groups": study.groups,
         "sizes": study.facts["sizes"] | {"train": int(counts.sum())},
-        "imbalance": float(there.max() / there.min()),
+        "imbalance": float(there.max() / there.min()) if len(there) else 1.0,
         "dimensions": _dimensions(good),
         "formats": dict(Counter(good["format"].to_pylist()).most_common()),
         "actions": dict(actions.most_common()),
@@ -97,11 +100,14 @@ def audit(study: Study, unit: str) -> None:
 
 
 def _mean(column: pa.ChunkedArray) -> float:
-    return round(float(pc.mean(column).as_py()), 3)
+    found = pc.mean(column).as_py()
+    return round(float(found or 0.0), 3)
 
 
 def _dimensions(good: pa.Table) -> dict[str, list[int]]:
-    """Smallest, median and largest width and height."""
+    """Smallest, median and largest width and height; of no image, nothing."""
+    if not len(good):
+        return {}
     return {
         side: [int(v) for v in np.quantile(good[side].to_numpy(), (0, 0.5, 1), method="nearest")]
         for side in ("width", "height")

@@ -45,6 +45,7 @@ def deliver(study: Study, unit: str) -> None:
         arrays |= {f"net/{name}": value for name, value in file.arrays(f"{trial}/net/").items()}
     card = {
         "labels": facts["classes"],
+        "called": study.called,
         "arm": arm,
         "trial": trial,
         "validation_balanced_accuracy": validation[trial],

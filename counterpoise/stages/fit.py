@@ -26,7 +26,7 @@ def work(study: Study, unit: str) -> None:
     hear = lambda share: study.run.tell(unit, share)  # noqa: E731
     if study.synthesis(lot.synthesis).by_group:
         labels = study.cells("train")[study.draw_rows(lot.draw)]
-    names = study.cell_names(lot.synthesis)
+    names = study.told_names(lot.synthesis)
     pool = study.pool(lot.draw, lot.synthesis)
     lesson = Lesson(rows, labels, groups, names, pool, hear, _captions(study, lot.draw))
     # Seeds name the draw, not the synthesis: two generators that differ in one setting share their luck.

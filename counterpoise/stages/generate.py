@@ -20,6 +20,7 @@ from counterpoise.gathering import real_of
 from counterpoise.generators.asking import answers
 from counterpoise.generators.generator import Context, Row
 from counterpoise.lots import Lot
+from counterpoise.proposals.pairings import ordinal
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
 from counterpoise.tutoring import tutors_of
@@ -38,12 +39,15 @@ def work(study: Study, unit: str) -> None:
     item, befell = study.synthesis(lot.synthesis), {}
     if item.by_group:
         rows = _celled(study, rows)
+    rows = _numbered(study, lot, rows)
 
     def tell(batch: Sequence[Row], shares: dict[str, np.ndarray]) -> None:
         for at, row in enumerate(batch):
             befell[row["request_id"]] = {what: float(share[at]) for what, share in shares.items()}
 
-    ctx = Context(real_rows(study, lot), tell=tell, **(_listening(study, lot) if item.guides else {}))
+    pool = study.pool(lot.draw, lot.synthesis) if study.pictures(lot.synthesis) else None
+    listening = _listening(study, lot) if item.guides else {}
+    ctx = Context(real_rows(study, lot), pool=pool, tell=tell, **listening)
     sample = item.generator.load(study.run / study.generator_of(lot), ctx)
     # Samples are of the same kind as real rows, also where none could be made.
     shape, dtype = study.row_shape(lot.synthesis)
@@ -70,6 +74,13 @@ def _celled(study: Study, rows: Sequence[Row]) -> list[Row]:
         row | {"label": row["label"] * groups + row["group"], "source_label": cell.get(row["source_id"])}
         for row in rows
     ]
+
+
+def _numbered(study: Study, lot: Lot, rows: Sequence[Row]) -> list[Row]:
+    """Rows of a plan, each with how many of its class (or cell) were wanted before it, in all rounds."""
+    earlier = [study.run.meta(before.plan)["wanted"] for before in study.rounds(lot)[: lot.round]]
+    before = np.sum(earlier, 0, dtype=int) if earlier else np.zeros(study.cell_count(lot.synthesis), int)
+    return [row | {"ordinal": int(before[row["label"]]) + ordinal(row["request_id"])} for row in rows]
 
 
 def _listening(study: Study, lot: Lot) -> dict[str, Any]:

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 from counterpoise import tables
 from counterpoise.data.fitting import Fitting, statistics
 from counterpoise.data.intake import Intake, intake, pixel_hash
+from counterpoise.material import LISTING, ROWS_PER_SLICE
 from counterpoise.recipe import Data
 from counterpoise.stages.stage import Step
-from counterpoise.study import LISTING, ROWS_PER_SLICE, Study
+from counterpoise.study import Study
 from counterpoise.types import Refusal
 
 PEEK = 200  # images looked at to settle the working size and the colour
@@ -44,7 +45,12 @@ def list_source(study: Study, unit: str) -> None:
     source = study.recipe.data.source
     listing = source.listing()
     found = tables.meta(listing)
-    if not len(listing):
+    bare = not len(listing) and not found["problems"]
+    if bare and found["classes"] and not study.recipe.from_names:
+        raise Refusal(
+            f"{study.recipe.name} learns from pictures, and {source} has class names alone: take the recipe prompted"
+        )
+    if not len(listing) and not (bare and found["classes"]):
         raise Refusal(f"no image was found in {source}: " + "; ".join(found["notes"] + ["nothing to study"]))
     _check_pool(study, study.recipe.data.holdout.pool or "pool" in listing["split"].to_pylist())
     shape = settle_shape(study.recipe.data, source, listing)
@@ -55,8 +61,12 @@ def list_source(study: Study, unit: str) -> None:
 
 def settle_shape(data: Data, source: Any, listing: pa.Table) -> dict[str, int]:
     """The working size (most images' shorter side, at most 64) and whether there is any colour, from a sample."""
-    rows = np.unique(np.linspace(0, len(listing) - 1, min(PEEK, len(listing))).astype(int))
-    seen = [decode(item, "") for item in source.read(listing.take(rows))]
+    if not len(listing):  # class names alone: what is made is what a model makes
+        return {"size": data.size or LARGEST_AUTO, "channels": 1 if data.colour == "grey" else 3}
+    known = listing.filter(pc.is_valid(listing["label"]))  # an unlabelled pool has no say in it
+    known = known if len(known) else listing
+    rows = np.unique(np.linspace(0, len(known) - 1, min(PEEK, len(known))).astype(int))
+    seen = [decode(item, "") for item in source.read(known.take(rows))]
     good = [one for one in seen if one.pixels is not None]
     if not good:
         raise Refusal(f"none of {len(seen)} sampled images could be read; the first: {seen[0].reason}")
@@ -140,7 +150,7 @@ def divide(study: Study, unit: str) -> None:
                 group_names=group_names,
             )
         draws.append(left[kept])
-    _check(labels, roles, draws, classes)
+    _check(labels, roles, draws, classes, study.recipe.from_names)
     _check_pool(study, "pool" in roles)
     members = {role: np.flatnonzero(roles == role) for role in ROLES}
     members["train"] = np.unique(np.concatenate(draws))
@@ -173,12 +183,18 @@ def _codes(names: Sequence[str | None]) -> tuple[np.ndarray | None, list[str]]:
     return np.array([-1 if name is None else code[name] for name in names], np.int64), known
 
 
-def _check(labels: np.ndarray, roles: np.ndarray, draws: Iterable[np.ndarray], classes: list[str]) -> None:
+def _check(
+    labels: np.ndarray, roles: np.ndarray, draws: Iterable[np.ndarray], classes: list[str], from_names: bool
+) -> None:
+    if not len(labels) and len(classes) > 1:  # class names alone
+        return
     for role in ("val", "test"):
         if not (roles == role).any():
             raise Refusal(
                 f"there are no {role} images: too few images per class to hold any out (asked for by --{role})"
             )
+    if from_names and len(classes) > 1:
+        return
     for rows in draws:
         if len(np.unique(labels[rows])) < 2:
             raise Refusal(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 from scipy.special import softmax
 
 from counterpoise import tables
-from counterpoise.gathering import flat, rows_of
+from counterpoise.gathering import flat, rows_of, shown_of
 from counterpoise.lots import Lot
 from counterpoise.proposals.budgets import Piloted
 from counterpoise.proposals.pairings import TrainRows
+from counterpoise.proposals.prompts import Shown, Written
+from counterpoise.proposals.quotas import Quota
 from counterpoise.proposals.strengths import Enough, Pilot
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
@@ -31,7 +35,9 @@ def work(study: Study, unit: str) -> None:
         assert groups is not None
         cells = labels * groups_n + groups
     needs = needs_of(study, lot) if item.tutor else None
-    if lot.round and isinstance(item.budget, Piloted):
+    if lot.round and isinstance(item.budget, Quota):
+        wanted = study.more(lot)
+    elif lot.round and isinstance(item.budget, Piloted):
         wanted = item.budget.rest(_counts(study, lot, cells[~synthetic]), needs)
     else:
         wanted = item.budget(_counts(study, lot, cells), needs)
@@ -43,8 +49,15 @@ def work(study: Study, unit: str) -> None:
     listens = item.tutor is not None and getattr(item.pairing, "listens", False)
     confusion = _confusion(study, lot) if listens else None
     enough = _enough(study, lot) if lot.round else None
-    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)), confusion, enough)
+    share_of = getattr(item.generator, "strength_at", None)
+    train = TrainRows(ids, cells[real], theirs, flat(rows.raw(real)), confusion, enough, share_of)
     plan = item.pairing(wanted, train, study.seed("plan", lot.draw, lot.round))
+    meta: dict[str, Any] = {"wanted": wanted.tolist()}
+    if item.prompts is not None:
+        written = _written(study, lot, wanted, cells[real])
+        texts = [iter(mine) for mine in written.texts]
+        plan = _with(plan, "prompt", [next(texts[cell]) for cell in plan["label"].to_pylist()])
+        meta["prompts"] = written.told
     if item.by_group:
         plan = _apart(plan, groups_n)
     plan = plan.sort_by(
@@ -52,12 +65,20 @@ def work(study: Study, unit: str) -> None:
     )  # a batch has one noise ladder
     shards = np.arange(len(plan)) // study.recipe.rows_per_shard
     plan = _with(plan, "shard", shards)
-    meta = {"shards": int(shards[-1]) + 1 if len(plan) else 0, "wanted": wanted.tolist()}
+    meta["shards"] = int(shards[-1]) + 1 if len(plan) else 0
     study.run.put_table(unit, tables.with_meta(plan, meta))
 
 
 def _counts(study: Study, lot: Lot, cells: np.ndarray) -> np.ndarray:
     return np.bincount(cells, minlength=study.cell_count(lot.synthesis))
+
+
+def _written(study: Study, lot: Lot, wanted: np.ndarray, cells: np.ndarray) -> Written:
+    """A text for each sample; `cells` are of the real rows of the draw, some of which may be described."""
+    pictures, _, _ = shown_of(study, lot.draw, lot.synthesis)
+    captions = study.manifest("train")["caption"].take(study.draw_rows(lot.draw)).to_pylist()
+    names, seed = study.told_names(lot.synthesis), study.seed("prompts", lot.draw, lot.round)
+    return study.synthesis(lot.synthesis).prompts(names, wanted, seed, Shown(cells, pictures, captions))
 
 
 def _enough(study: Study, lot: Lot) -> np.ndarray | None:

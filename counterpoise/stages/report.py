@@ -75,7 +75,9 @@ def _shown(study: Study, metrics: Mapping[str, Any], verdict: Mapping[str, Any])
 
 
 def _source(study: Study) -> str:
-    source = describe(study.recipe.data.source)
+    source = describe(
+        getattr(study.recipe.data.source, "source", study.recipe.data.source)
+    )  # without a pool beside it
     place = next((str(source[key]) for key in ("root", "file", "name") if source.get(key)), "")
     return os.path.basename(place.rstrip("/")) or source["part"].split(":")[-1].lower()
 
@@ -246,13 +248,12 @@ def _cost(study: Study) -> dict[str, Any]:
         for item in study.recipe.synthesis
     }
     for item in study.recipe.synthesis:
-        if item.guides or getattr(item.budget, "listens", False):  # others are only told of
+        if item.tutor and (item.guides or getattr(item.budget, "listens", False)):  # others are only told of
             first = [lot for lot in study.first_lots() if lot.synthesis == item.name]
             mine = [replace(lot, round=number) for lot in first for number in range(item.rounds)]
-            heard = [
-                lot for lot in mine if study.run.has(study.tutor_of(lot))
-            ]  # also the one that said to stop
-            made[item.name] += sum(TutorFile(study, lot).notes["seconds"] for lot in heard)
+            heard = {study.tutor_of(lot): lot for lot in mine}  # also the one that said to stop
+            there = [lot for tutor, lot in heard.items() if study.run.has(tutor)]
+            made[item.name] += sum(TutorFile(study, lot).notes["seconds"] for lot in there)
     arms = {}
     for name, seconds in fits.items():
         fit = study.recipe.fit(name)

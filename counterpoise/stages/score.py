@@ -29,9 +29,9 @@ def calibrations(study: Study) -> list[str]:
 def calibrate(study: Study, unit: str) -> None:
     lot = Lot.of(unit)
     score, (real, labels) = _score(study, lot, unit), _real(study, lot)
-    found = {"threshold": score.calibrate(flat(real))}
-    if hasattr(score, "of_real"):
-        found |= score.of_real(real, labels, tuple(study.classes))
+    found = {"threshold": score.calibrate(_vectors(score, real))}
+    if hasattr(score, "of_real"):  # a threshold by class is found there
+        found |= score.of_real(real, labels, tuple(study.called))
     if hasattr(score, "content"):
         found["content"] = score.content
     study.run.put_json(unit, found)
@@ -66,20 +66,21 @@ def work(study: Study, unit: str) -> None:
         sources = [row["source_id"] for row in rows]
         unseen = lambda folds: unseen_says(study, lot, seen(), sources, folds)  # noqa: E731
     real, real_labels = _real(study, lot)
+    score, name = _score(study, lot, unit), path.parts[-2]
     batch = Batch(
-        flat(x),
+        _vectors(score, x),
         labels,
-        flat(real),
+        _vectors(score, real),
         np.array(study.manifest("train")["id"].to_pylist())[study.draw_rows(lot.draw)],
         real_labels,
         teacher,
         judge,
         x if x.dtype == np.uint8 else None,
-        tuple(study.classes),
+        tuple(study.called),
         starts,
         unseen,
+        real if real.dtype == np.uint8 else None,
     )
-    score, name = _score(study, lot, unit), path.parts[-2]
     calibrated = study.run.json(lot.calibration(name))
     if "content" in calibrated and calibrated["content"] != score.content:
         raise Refusal(
@@ -99,6 +100,13 @@ def _real(study: Study, lot: Lot) -> tuple[np.ndarray, np.ndarray]:
     of = shown_of if study.pictured(lot.synthesis) else real_of
     rows, labels, _ = of(study, lot.draw, lot.synthesis)
     return rows.raw(np.arange(len(rows))), labels
+
+
+def _vectors(score: Any, rows: np.ndarray) -> np.ndarray:
+    """Rows as vectors, of no length where the score looks at pictures alone: they are all that is real, for every shard."""
+    if getattr(score, "spaces", None) == ("pixels",):
+        return np.zeros((len(rows), 0), np.float32)
+    return flat(rows)
 
 
 STEPS = (Step(calibrations, calibrate), Step(units, work))

@@ -6,6 +6,7 @@ Arms that learn from the pool come in a step of their own: their labels are thos
 from __future__ import annotations
 
 from counterpoise.encoding import BACKBONE, backbone_unit, encode_unit, project_unit
+from counterpoise.firstweights import first_units, make_first
 from counterpoise.recipe import Fit
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
@@ -24,6 +25,10 @@ def projections(study: Study) -> list[str]:
     return [study.projection_unit(d) for d in range(study.recipe.trials.draws)] if study.projected else []
 
 
+def first(study: Study) -> list[str]:
+    return first_units(study, _fits(study))
+
+
 def units(study: Study) -> list[str]:
     return [unit for fit in _fits(study) if fit.pool is None for unit in study.trial_units(fit)]
 
@@ -40,6 +45,7 @@ STEPS = (
     Step(backbone, backbone_unit),
     Step(encodings, encode_unit),
     Step(projections, project_unit),
+    Step(first, make_first),
     Step(units, make_trials),
     Step(units_with_pool, make_trials),
 )

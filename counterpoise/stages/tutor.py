@@ -21,6 +21,9 @@ def units(study: Study) -> list[str]:
         item = study.synthesis(first.synthesis)
         if item.tutor is None:
             continue
+        if not item.retold:
+            found.append(study.tutor_of(first))
+            continue
         begun = study.rounds(first)
         found += [study.tutor_of(lot) for lot in begun]
         made = study.run.has(begun[-1].selected) and len(study.shards(begun[-1]))

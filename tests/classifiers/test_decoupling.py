@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist
 
+from counterpoise.classifiers.batched import HeadJob
 from counterpoise.classifiers.decoupling import (
     CRT,
     LWS,
@@ -19,7 +20,7 @@ from counterpoise.classifiers.decoupling import (
     probe,
     wise,
 )
-from counterpoise.classifiers.heads import HeadJob, LinearHead, train_heads
+from counterpoise.classifiers.heads import LinearHead, train_heads
 from counterpoise.classifiers.losses import CE, BalancedSoftmax
 from counterpoise.types import describe, load
 

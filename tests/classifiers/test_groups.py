@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from counterpoise.classifiers.batched import HeadJob
 from counterpoise.classifiers.decoupling import Rows
 from counterpoise.classifiers.groups import DFR, balanced_subset, cells, worst_cell
-from counterpoise.classifiers.heads import HeadJob, train_heads
+from counterpoise.classifiers.heads import train_heads
 from counterpoise.classifiers.losses import CE
 from counterpoise.types import Refusal
 

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from counterpoise.classifiers.heads import HeadJob, LinearHead, _begun, train_heads
+from counterpoise.classifiers.batched import HeadJob
+from counterpoise.classifiers.heads import LinearHead, _begun, train_heads
 from counterpoise.classifiers.losses import CE, LDAM, BalancedSoftmax, ClassBalanced, Deferred
 from counterpoise.classifiers.robust import GroupDRO
 from counterpoise.types import Refusal

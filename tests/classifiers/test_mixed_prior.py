@@ -14,8 +14,8 @@ from counterpoise.classifiers.robust import Mean
 from counterpoise.classifiers.training import Training, train_network
 from counterpoise.data.augment import CutMix, Mixup
 from counterpoise.data.pixels import Rows
+from counterpoise.pupils import Pupil
 from counterpoise.recipe import Fit
-from counterpoise.trials import Pupil
 
 N = np.array([100, 10, 1])
 EACH = 30  # samples of each class

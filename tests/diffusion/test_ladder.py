@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterpoise.diffusion.denoisers import Schedule, snr_to_sigma
-from counterpoise.diffusion.ladder import LARGEST_FLOW, cut, discrete, flow, from_sigma, karras
+from counterpoise.diffusion.ladder import (
+    LARGEST_FLOW,
+    cut,
+    discrete,
+    flow,
+    from_sigma,
+    karras,
+    strength_of,
+)
 from counterpoise.nets import noise_schedules
 from counterpoise.types import Refusal
 
@@ -83,9 +91,53 @@ def test_cut_keeps_the_lower_end(ladder, strength):
     steps = len(ladder) - 1
     kept = cut(ladder, strength)
     assert -1e-4 < strength * steps - (len(kept) - 1) < 1
-    assert torch.equal(kept, ladder[len(ladder) - len(kept) :])
+    assert (kept.diff() < 0).all()
+    below = ladder[len(ladder) - len(kept) :]
+    assert (kept >= below - 1e-12).all()  # it begins in the step above, or on the rung
+    assert torch.equal(cut(ladder, (len(kept) - 1) / steps), below)
     assert torch.equal(cut(ladder, 1.0), ladder)
     assert cut(ladder, 0.0).tolist() == [0.0]
+
+
+@given(LADDERS, st.floats(0.02, 1), st.integers(1, 12))
+def test_a_cut_has_its_least_steps_and_begins_where_its_strength_says(ladder, strength, least):
+    steps = len(ladder) - 1
+    least = min(least, steps)
+    kept = cut(ladder, float(np.float32(strength)), least)
+    assert len(kept) - 1 == max(least, int(round(strength * steps, 4)))
+    assert kept[-1] == 0
+    assert (kept.diff() < 0).all()
+    assert strength_of(ladder, float(kept[0])) == pytest.approx(strength, abs=1e-4)
+    assert cut(ladder, 0.0, least).tolist() == [0.0]
+
+
+@given(LADDERS, st.integers(1, 60))
+def test_a_noise_level_is_found_again_at_its_strength(ladder, rung):
+    steps = len(ladder) - 1
+    assert strength_of(ladder, float(ladder[-1 - min(rung, steps)])) == pytest.approx(
+        min(rung, steps) / steps
+    )
+    assert strength_of(ladder, 2 * float(ladder[0])) == 1
+    middle = min(float(ladder[0]) / 3, 1.0)
+    assert cut(ladder, strength_of(ladder, middle), 2)[0].item() == pytest.approx(middle, rel=1e-3)
+
+
+#: abar that real guidance noises its sources to (He et al. 2023), and the step of Stable Diffusion's 1,000 with as much.
+GUIDED = [(0.941, 60), (0.899, 96), (0.720, 221), (0.647, 266), (0.494, 357)]
+
+
+@pytest.mark.parametrize(("abar", "step"), GUIDED)
+@pytest.mark.parametrize("steps", [10, 20, 25, 50, 1000])
+def test_the_noise_of_real_guidance_on_the_schedule_of_stable_diffusion(abar, step, steps):
+    schedule = Schedule(1000, 0.00085, 0.012, "scaled_linear")
+    sigma = snr_to_sigma(abar / (1 - abar))
+    assert schedule.time(torch.tensor(sigma)).item() == pytest.approx(step, abs=0.6)
+    ladder = discrete(schedule, steps)
+    strength = strength_of(ladder, sigma)
+    if steps > 10:  # below the lowest rung of few there is no schedule to follow
+        assert strength == pytest.approx((step + 1) / 1000, abs=0.002)
+    begun = cut(ladder, float(np.float32(strength)), 3)[0].item()
+    assert 1 / (1 + begun**2) == pytest.approx(abar, abs=1e-4)
 
 
 @pytest.mark.parametrize(

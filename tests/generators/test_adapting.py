@@ -148,7 +148,7 @@ def test_a_text_of_a_row_of_no_class_is_not_heard(base):
     net = Adapt().network(base, "a photo of {a}", ["oak", "fox"], seed=0)
     text = net.prompts.tokens[[1, 0, 1]]
     label = torch.tensor([0, -1, 1])
-    found = net.prompts.said(label, text)
+    found = net.prompts(label, text)
     expected = net.prompts(torch.tensor([1, -1, 1]))
     torch.testing.assert_close(found.words, expected.words)
 

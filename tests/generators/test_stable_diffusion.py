@@ -227,6 +227,22 @@ def test_what_is_not_finite_or_black_fails_alone(fitted, monkeypatch):
     assert fine.shape == (32, 32, 3)
 
 
+def test_without_a_single_row_it_samples_by_names_and_learns_nothing(model, tmp_path):
+    none = dataclasses.replace(
+        photos(), rows=Rows.of(np.zeros((0, 24, 24, 3), np.uint8)), labels=np.zeros(0, int)
+    )
+    model.fit(none, tmp_path / "names", seed=1)
+    made = model.load(tmp_path / "names", context(none))(asked(3))
+    assert {x.shape for x in made} == {(24, 24, 3)}
+    seen = photos(size=24)
+    model.fit(seen, tmp_path / "rows", seed=1)
+    assert np.array_equal(made, model.load(tmp_path / "rows", context(seen))(asked(3)))
+    with pytest.raises(
+        Refusal, match="learn the classes from real rows, and there are none: leave adapt out"
+    ):
+        dataclasses.replace(model, adapt=Adapt()).fit(none, tmp_path / "adapted", seed=1)
+
+
 def test_names_that_read_the_same_and_empty_ones_are_refused(model, tmp_path):
     for classes, found in [
         (["red_fox", "Red Fox"], "'red_fox' and 'Red Fox' are said alike"),
@@ -297,7 +313,8 @@ def test_what_it_costs(model, monkeypatch):
     assert sample > 0
     asked = []
     listen = Inverted.forward
-    monkeypatch.setattr(Inverted, "forward", lambda self, label: asked.append(label) or listen(self, label))
+    hear = lambda self, label, text: asked.append(label) or listen(self, label, text)  # noqa: E731
+    monkeypatch.setattr(Inverted, "forward", hear)
     fit, _ = dataclasses.replace(model, adapt=Adapt()).seconds(1, 8, 5, batch=3)
     assert fit > 0
     assert {tuple(label.tolist()) for label in asked} == {(0, 1, 2)}  # a text is read for each

@@ -16,7 +16,11 @@ TOWER = {
 
 
 def saved_pair(
-    folder: Path, kind: str = "clip", tokenizer: Path | None = ASSETS / "tokenizer", seed: int = 0
+    folder: Path,
+    kind: str = "clip",
+    tokenizer: Path | None = ASSETS / "tokenizer",
+    seed: int = 0,
+    projection: int = 12,
 ) -> Path:
     """The factor and the noise make towers that tell pictures and texts apart, which fresh ones do not."""
     import transformers
@@ -29,7 +33,7 @@ def saved_pair(
     torch.manual_seed(seed)
     if kind == "clip":
         net = transformers.CLIPModel(
-            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=12)
+            transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=projection)
         )
     else:
         net = transformers.SiglipModel(transformers.SiglipConfig(text_config=text, vision_config=vision))

@@ -3,7 +3,9 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from counterpoise.nets import miniatures
 from counterpoise.nets.backbones import open_backbone, state_of
-from counterpoise.nets.clip import open_clip_pair
+from counterpoise.nets.clip import open_clip_pair, open_tokens
 from counterpoise.types import Refusal
 
 transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
@@ -71,7 +73,7 @@ def test_a_row_does_not_depend_on_its_company(folders, kind, monkeypatch):
     np.testing.assert_allclose(
         whole, torch.cat([pair.pictures(pictures()[i : i + 1]) for i in range(5)]), atol=1e-5
     )
-    monkeypatch.setattr("counterpoise.nets.clip.BATCH", 2)
+    monkeypatch.setattr("counterpoise.nets.clip.BATCH", {"cpu": 2, "cuda": 2})
     np.testing.assert_allclose(pair.pictures(pictures()), whole, atol=1e-5)
     np.testing.assert_allclose(pair.texts(TEXTS), one_by_one, atol=1e-5)
     assert pair.pictures(pictures(0)).shape == (0, whole.shape[1])
@@ -171,8 +173,8 @@ def test_a_tokenizer_that_belongs_to_another_text_tower_is_refused(tmp_path):
 def test_what_is_no_pair_is_refused(folders, tmp_path):
     with pytest.raises(Refusal, match="no tokenizer"):
         open_clip_pair(str(saved_pair(tmp_path / "wordless", tokenizer=None)))
-    with pytest.raises(Refusal, match="transformers only"):
-        open_clip_pair("openclip:ViT-B-32/laion2b_s34b_b79k")
+    with pytest.raises(Refusal, match="timm has no text network"):
+        open_clip_pair("timm:convnext_tiny")
     with pytest.raises(
         Refusal, match=r"no text-image pair .*: name a folder that exists, hf:OWNER/NAME or mini"
     ):
@@ -232,3 +234,77 @@ def test_pickle_only_when_allowed_and_remote_code_never(folders, tmp_path, monke
     except Refusal as refusal:
         assert "cannot open" in str(refusal)  # noqa: PT017
     assert not (tmp_path / "ran").exists()
+
+
+def test_bf16_is_a_matter_of_rounding(folders):
+    exact, fast = (open_clip_pair(str(folders["clip"]), bf16=bf16) for bf16 in (False, True))
+    assert (exact.content, exact.backbone.digest) == (fast.content, fast.backbone.digest)
+    assert torch.equal(exact.texts(TEXTS), fast.texts(TEXTS))
+    away = (exact.pictures(pictures()) * fast.pictures(pictures())).sum(1)
+    assert 0.99 < away.min() < away.max() < 1.0001
+    assert not torch.equal(exact.pictures(pictures()), fast.pictures(pictures()))
+
+
+class OfOpenClip(torch.nn.Module):
+    """The same network as open_clip has it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.logit_scale, self.visual = net, net.logit_scale, SimpleNamespace(image_size=SIZE)
+
+    def encode_image(self, x):
+        return self.net.get_image_features(x).pooler_output
+
+    def encode_text(self, ids):
+        return self.net.get_text_features(input_ids=ids).pooler_output
+
+
+class TokenizerOfOpenClip:
+    context_length = LENGTH
+
+    def __init__(self, folder):
+        self.theirs = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def __call__(self, texts, context_length=None):
+        kind = {"padding": "max_length", "truncation": True, "max_length": context_length or LENGTH}
+        return self.theirs(texts, return_tensors="pt", **kind).input_ids
+
+
+@pytest.fixture(name="open_clip")
+def _open_clip(folders, monkeypatch):
+    """A stand-in for open_clip, which needs torchvision: this tests what is asked of it, by names as of its version 3."""
+    folder = folders["clip"]
+    settings = {"mean": (0.4, 0.5, 0.6), "std": (0.25, 0.25, 0.25)}
+    found = SimpleNamespace(
+        get_pretrained_cfg=lambda model, tag: settings if (model, tag) == ("tiny", "ours") else {},
+        list_pretrained_tags_by_model=lambda model: ["ours"],
+        download_pretrained=lambda settings: str(folder / "model.safetensors"),
+        create_model=lambda model, pretrained, require_pretrained: OfOpenClip(
+            transformers.AutoModel.from_pretrained(Path(pretrained).parent)
+        ),
+        get_tokenizer=lambda model: TokenizerOfOpenClip(folder),
+    )
+    monkeypatch.setitem(sys.modules, "open_clip", found)
+
+
+@pytest.mark.usefixtures("open_clip")
+def test_a_pair_of_open_clip_is_the_same_pair(folders):
+    theirs, ours = open_clip_pair("openclip:tiny/ours"), open_clip_pair(str(folders["clip"]))
+    np.testing.assert_allclose(theirs.texts(TEXTS), ours.texts(TEXTS), atol=1e-6)
+    np.testing.assert_allclose(theirs.pictures(pictures()), ours.pictures(pictures()), atol=1e-6)
+    assert theirs.scale == ours.scale
+    assert theirs.content != ours.content
+    assert open_tokens("openclip:tiny/ours")(["a rose"]).input_ids.shape == (1, LENGTH)
+    with pytest.warns(UserWarning, match=rf"1 texts are longer than the {LENGTH} tokens"):
+        theirs.texts(["tree " * 40, "a rose"])
+    with pytest.raises(Refusal, match="'Rose' and 'rose' alike"):
+        theirs.texts(["Rose", "rose"])
+    with pytest.raises(Refusal, match="the tags: ours"):
+        open_clip_pair("openclip:tiny/theirs")
+
+
+def test_without_open_clip_it_is_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    for opening in (open_tokens, open_clip_pair):
+        with pytest.raises(Refusal, match=r"counterpoise\[openclip\]"):
+            opening("openclip:ViT-B-32/laion2b_s34b_b79k")

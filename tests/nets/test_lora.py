@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from counterpoise.nets.lora import merged, put_adapters
+from counterpoise.nets.lora import changed, fresh_adapters, merged, put_adapters
 
 pytest.importorskip("peft")
 
@@ -62,3 +62,41 @@ def test_merged_into_their_layers_adapters_say_the_same():
     expected = net(x)
     assert (expected - plain(x)).abs().max() > 1
     torch.testing.assert_close(functional_call(plain, found, x), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_that_stay_outside_are_those_that_are_put_in():
+    torch.manual_seed(0)
+    plain, net, x = Block(), Block(), torch.randn(3, 6)
+    net.load_state_dict(plain.state_dict())
+    state = torch.get_rng_state()
+    fresh = fresh_adapters(plain, r"\bto_(q|out\.0)", rank=2, seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+    inside = put_adapters(net, 2, ("attention",), seed=1)
+    assert {name: value.shape for name, value in fresh.items()} == {
+        name: value.shape for name, value in inside.items()
+    }
+    for name, value in inside.items():  # of the same size at first
+        assert fresh[name].abs().max() <= 6**-0.5
+        assert bool(fresh[name].any()) == bool(value.any())
+    assert torch.equal(functional_call(plain, changed(plain, fresh), x), plain(x))
+    learnt = {name: torch.randn_like(value).requires_grad_() for name, value in fresh.items()}
+    with torch.no_grad():
+        for name, value in learnt.items():
+            inside[name].copy_(value)
+    found = functional_call(plain, changed(plain, learnt), x)
+    torch.testing.assert_close(found, net(x), atol=1e-4, rtol=1e-4)
+    slopes = torch.autograd.grad(found.sum(), list(learnt.values()))
+    theirs = torch.autograd.grad(net(x).sum(), [net.get_parameter(name) for name in learnt])
+    for mine, their in zip(slopes, theirs, strict=True):
+        torch.testing.assert_close(mine, their, atol=1e-4, rtol=1e-4)
+
+
+def test_which_layers_and_which_seed():
+    net = Block()
+    assert not fresh_adapters(net, "conv1", 2, 0), "only linear layers"
+    assert {name.split(".lora")[0] for name in fresh_adapters(net, "other", 2, 0)} == {"other"}
+    assert not fresh_adapters(net, "to_out", 2, 0), "a name ends like this, it does not begin so"
+    one, same, other = (fresh_adapters(net, "to_q", 2, seed) for seed in (1, 1, 2))
+    down = "to_q.lora_A.default.weight"
+    assert torch.equal(one[down], same[down])
+    assert not torch.equal(one[down], other[down])

@@ -52,10 +52,33 @@ def inverted():
 
 def test_an_encoded_prompt_belongs_to_its_label_and_the_last_one_to_none():
     said = torch.randn(3, 5, 4)
-    net = Spoken(Told(said))
+    net = Spoken(Told(said), read=None)
     assert torch.equal(net(torch.tensor([1, -1, 0])).words, said[[1, 2, 0]])
     assert not net.state_dict()
     assert not list(net.parameters())
+
+
+def test_rows_may_be_told_texts_of_their_own_each_of_which_is_read_once():
+    """By a model that reads while it learns, and by one that has read its prompts long before."""
+    torch.manual_seed(0)
+    tower, later = Tower(), Tower()
+    later.load_state_dict(tower.state_dict())
+    tokens = torch.tensor([[1, 3, 2], [1, 9, 2], [1, 2, 2]])
+    own = torch.tensor([[4, 5, 2], [6, 7, 2], [4, 5, 2], [8, 8, 2]])
+    label = torch.tensor([0, 1, 1, -1])
+    with torch.no_grad():
+        expected = copy.deepcopy(tower)(torch.cat([own[:3], tokens[-1:]])).words
+        read = Read(tower, tokens, {})
+        spoken = Spoken(copy.deepcopy(later)(tokens), lambda texts: later(texts))
+        for net in (read, spoken, copy.deepcopy(spoken)):
+            for _ in range(20):  # steps of a sampler
+                torch.testing.assert_close(net(label, own).words, expected)
+            twice = net(torch.cat([label, torch.full_like(label, -1)]), torch.cat([own, own])).words
+            torch.testing.assert_close(twice[4:], expected[3:].expand(4, -1, -1))
+            torch.testing.assert_close(net(label[:1], own[:1]).words, expected[:1])
+            torch.testing.assert_close(net(label).words, copy.deepcopy(tower)(tokens[label]).words)
+    assert tower.asked == [3, 1, 3]  # two texts and the empty one, to which guidance adds none; one; prompts
+    assert later.asked == 2 * [3, 1]  # all three texts, for it knows the empty one
 
 
 def test_words_of_several_towers_lie_beside_one_another_and_each_tower_knows_its_own():
@@ -116,7 +139,7 @@ def test_the_tower_is_asked_once_for_a_batch_of_labels_while_sampling_and_again_
     assert tower.asked == [3] * 5
 
 
-def test_weights_of_a_tower_are_learnt_beside_words_and_what_is_read_by_then_can_be_kept():
+def test_weights_of_a_tower_are_learnt_beside_words():
     torch.manual_seed(0)
     tower = Tower()
     before, label = tower.turn.weight.clone(), torch.tensor([1, -1])
@@ -132,11 +155,8 @@ def test_weights_of_a_tower_are_learnt_beside_words_and_what_is_read_by_then_can
             net.learnt["turn/weight"].mul_(2)
             torch.testing.assert_close(net(label).words, 2 * first)
             torch.testing.assert_close(twin(label).words, first)
-            kept = net.once()
-            torch.testing.assert_close(kept(label).words, 2 * first)
             own = net.tokens[[0, 0]]
-            torch.testing.assert_close(net.said(label, own).words, net(torch.tensor([0, -1])).words)
-        assert not list(kept.parameters())
+            torch.testing.assert_close(net(label, own).words, net(torch.tensor([0, -1])).words)
         net(label).words.sum().backward()
         assert all(weight.grad is not None for weight in net.parameters())
     assert torch.equal(tower.turn.weight, before)

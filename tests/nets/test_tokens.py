@@ -42,6 +42,12 @@ def test_texts_that_are_read_alike_are_refused_and_the_same_twice_is_not():
         TOKENS(["x" * 20 + "a", "x" * 20 + "b"])
 
 
+def test_what_is_cut_may_be_alike_and_nobody_is_told():
+    found = TOKENS.cut(["x" * 20 + "a", "x" * 20 + "b", "owl"])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[2:], TOKENS(["owl"]).input_ids)
+
+
 @pytest.mark.parametrize(
     ("files", "there"),
     [(["vocab.json"], False), (["vocab.json", "merges.txt"], True), (["tokenizer.json"], True)],

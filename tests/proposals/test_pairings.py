@@ -10,7 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from counterpoise import tables
 from counterpoise.proposals.pairings import FromAny, FromLarger, FromNoise, Neighbours, SameClass, TrainRows
-from counterpoise.proposals.strengths import Enough
+from counterpoise.proposals.strengths import ByShots, Enough
 from counterpoise.types import Refusal, build
 
 ANY = [FromAny(), FromAny(by="image", strength=(0.3, 0.7)), FromAny(by="confusion"), FromAny(neighbours=2)]
@@ -357,3 +357,43 @@ def test_the_plan_of_a_seed_stays_what_it_was():
     assert plan["seed"].to_pylist() == [6035736137748369927, 1572083863835793369, 1963401264837332903]
     sources = SameClass()(np.array([2, 3]), train_rows([3, 2]), 11)["source_id"].to_pylist()
     assert sources == ["row2", "row0", "row3", "row4", "row3"]
+
+
+# --- few real rows, and none ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pairing", [SameClass, FromAny])
+def test_by_shots_a_class_is_left_as_far_as_the_generator_says_for_its_number_of_rows(pairing):
+    sizes = [1, 3, 16, 40]
+    train = replace(train_rows(sizes), share_of=lambda snr_db: 0.5 - snr_db / 100)
+    plan = pairing(strength=ByShots())(np.full(4, 5), train, 3)
+    for label, size in enumerate(sizes):
+        found = {row["strength"] for row in plan.to_pylist() if row["label"] == label}
+        assert found == {float(np.float32(0.5 - ByShots()(size) / 100))}
+
+
+def test_a_generator_without_noise_cannot_be_told_a_ratio():
+    with pytest.raises(Refusal, match="adds no noise to its sources: give a strength from 0 to 1"):
+        SameClass(strength=ByShots())(np.array([2]), train_rows([3]), 0)
+
+
+@pytest.mark.parametrize("strength", [0.0, (0.3, 0.5), ByShots()])
+def test_a_class_without_rows_starts_from_noise_and_the_others_do_not(strength):
+    train = replace(train_rows([3, 0, 2]), share_of=lambda snr_db: 0.25)
+    wanted = np.array([4, 4, 4])
+    plan = SameClass(strength=strength)(wanted, train, 5).to_pylist()
+    none = [row for row in plan if row["source_id"] is None]
+    assert [row["label"] for row in none] == [1] * 4
+    assert all((row["strength"], row["source_label"]) == (1, None) for row in none)
+    full = SameClass(strength=strength)(wanted * [1, 0, 1], train, 5).to_pylist()
+    assert [row for row in plan if row["label"] != 1] == full
+
+
+def test_without_any_row_there_is_noise_to_start_from_and_nothing_else():
+    train, wanted = replace(train_rows([0, 0]), confusion=np.eye(2)), np.array([2, 3])
+    plan = FromNoise()(wanted, train, 1)
+    assert plan.equals(SameClass(strength=0.3)(wanted, train, 1))
+    assert plan["seed"].equals(FromNoise()(wanted, train_rows([5, 5]), 1)["seed"])
+    for pairing in (FromLarger(), Neighbours(), *ANY):
+        with pytest.raises(Refusal, match="starts samples from real rows, and this study has none"):
+            pairing(wanted, train, 1)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from counterpoise.diffusion.ladder import cut
 from counterpoise.proposals.pairings import FromAny
-from counterpoise.proposals.strengths import Enough, Pilot, between
+from counterpoise.proposals.strengths import ByShots, Enough, Pilot, between
 from counterpoise.types import Refusal, build, describe, load
 
 
@@ -88,3 +88,36 @@ def test_one_strength_is_no_choice_and_a_level_is_a_share(bad):
 def test_enough_is_a_strength_of_a_pairing():
     pairing = FromAny(strength=Enough(level=0.6))
     assert load(describe(pairing)) == pairing
+
+
+# --- by the number of real rows ---------------------------------------------------------------------------------
+
+ABAR = {
+    16: 0.941,
+    8: 0.899,
+    4: 0.720,
+    2: 0.647,
+    1: 0.494,
+}  # that GLIDE's noise leaves (He et al. 2023, Appendix C.3)
+
+
+@pytest.mark.parametrize("shots", ABAR)
+def test_the_published_table(shots):
+    assert ByShots()(shots) == pytest.approx(10 * np.log10(ABAR[shots] / (1 - ABAR[shots])), abs=0.06)
+
+
+@given(st.integers(1, 10_000), st.integers(1, 10_000))
+def test_more_rows_never_mean_more_noise(a, b):
+    few, many = sorted((a, b))
+    assert -0.1 <= ByShots()(few) <= ByShots()(many) <= 12.0
+
+
+def test_between_two_shots_it_is_even_in_their_logarithm_and_beyond_them_it_stays():
+    table = ByShots(snr_db=((2, 0.0), (8, 6.0)))
+    assert [table(shots) for shots in (1, 2, 4, 8, 900)] == pytest.approx([0, 0, 3, 6, 6])
+
+
+@pytest.mark.parametrize("bad", [(), ((4, 0.0), (2, 1.0)), ((2, 0.0), (2, 1.0)), ((0, 1.0),)])
+def test_a_table_rises_from_one_row(bad):
+    with pytest.raises(Refusal, match="ByShots"):
+        build(ByShots, {"snr_db": bad})

@@ -9,9 +9,9 @@ from counterpoise.classifiers.claims import ByStrength
 from counterpoise.classifiers.mixing import Replace
 from counterpoise.generators.adapting import Adapt
 from counterpoise.lots import Lot
+from counterpoise.pupils import Pupil
 from counterpoise.recipes.da_fusion import da_fusion
 from counterpoise.study import Study
-from counterpoise.trials import Pupil
 from counterpoise.types import describe, load
 
 pytest.importorskip("diffusers")

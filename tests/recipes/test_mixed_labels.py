@@ -18,6 +18,7 @@ from counterpoise.generators.simple import Copies
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import Fixed
 from counterpoise.proposals.pairings import FromAny, SameClass
+from counterpoise.pupils import Pupil
 from counterpoise.recipe import Arm, Fit, Recipe, Synthesis
 from counterpoise.scores.feedback import Fidelity
 from counterpoise.scores.select import AtLeast
@@ -25,7 +26,6 @@ from counterpoise.spaces.features import Frozen
 from counterpoise.stages.plan import _confusion
 from counterpoise.study import Study
 from counterpoise.trialfiles import file_of
-from counterpoise.trials import Pupil
 
 STRENGTHS = (0.3, 0.7)
 SOURCE = ByStrength(gamma=60.0)  # .7^60: all of the label is the source's

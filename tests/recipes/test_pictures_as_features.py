@@ -14,11 +14,11 @@ from counterpoise.gallery import galleries
 from counterpoise.gathering import rows_of
 from counterpoise.lots import Lot
 from counterpoise.proposals.pairings import FromAny
+from counterpoise.pupils import Pupil
 from counterpoise.recipes.feedback_guided import feedback_guided
 from counterpoise.recipes.interclass_mix import interclass_mix
 from counterpoise.scores.feedback import Fidelity
 from counterpoise.study import Study
-from counterpoise.trials import Pupil
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

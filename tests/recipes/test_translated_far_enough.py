@@ -25,12 +25,12 @@ from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import Fixed, Piloted
 from counterpoise.proposals.pairings import FromAny
 from counterpoise.proposals.strengths import Enough
+from counterpoise.pupils import Pupil
 from counterpoise.recipe import Arm, Fit, Recipe, Synthesis
 from counterpoise.scores.select import KeepAll
 from counterpoise.scores.turned import Turned
 from counterpoise.spaces.features import Frozen
 from counterpoise.study import Study
-from counterpoise.trials import Pupil
 
 AMONG = (0.3, 0.6, 0.9)
 FOLDS = 3
