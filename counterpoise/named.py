@@ -21,7 +21,7 @@ from counterpoise.generators.retrieval import Retrieved
 from counterpoise.grounds import DECAYS, VIEWS, Ground
 from counterpoise.proposals.budgets import Budget, Fixed
 from counterpoise.proposals.pairings import FromNoise
-from counterpoise.proposals.prompts import TEXT, Grammar, Language, Templates
+from counterpoise.proposals.prompts import Grammar, Language, Templates
 from counterpoise.proposals.quotas import Quota
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Role, Synthesis, Trials
 from counterpoise.scores.clip import Clip, Margin
@@ -32,11 +32,12 @@ from counterpoise.types import Refusal
 
 #: Of transformers: the pair that learns, and another one that judges, for who learns should not choose what it learns from.
 LEARNER, JUDGE = "openai/clip-vit-base-patch16", "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
-#: What validation chooses from where there are real rows, for real-only arms and others alike. Decay is towards the names.
-RATES, PULLS = (3e-4, 3e-3), (0.1, 10.0)
-WEIGHTS = ((1.0, 1.0), (1.0, 0.25))  # of a real batch, and of a synthetic one
+#: What validation chooses from where there are real rows: large rates and no pull towards the names where these are not known to
+#: the pair (docs/log.md). Without drawn pictures there is no weight of theirs to choose, and as many settings are rates instead.
+RATES, ALONE = (1e-3, 8e-3, 3e-2), (5e-4, 1e-3, 3e-3, 8e-3, 2e-2, 3e-2)
+DECAY, WEIGHTS = (0.1, 1.0, 10.0), ((1.0, 1.0), (1.0, 0.25))  # of a real batch, and of a drawn one
 PromptKind = Literal["grammar", "template", "language"]
-Accept = Literal["likely", "named"]
+Accept = Literal["likely", "named", "apart"]
 Order = Literal["mix", "synthetic_first", "real_first"]
 
 
@@ -129,12 +130,13 @@ def on(
     steps = 20 if smoke else steps
     tuning = Tuning(templates=Templates(of=domain).templates, steps=steps, share=share)
     if shots:
-        tuning = dataclasses.replace(tuning, rates=RATES, decays=PULLS, weights=WEIGHTS, towards="names")
+        tuning = dataclasses.replace(tuning, rates=RATES, decays=DECAY, weights=WEIGHTS)
     loss, every = BalancedSoftmax(), Instance()  # plain cross-entropy where classes have equally many rows
-    fits = [Fit("zero_shot", loss, every, tuning=dataclasses.replace(tuning, steps=0, **ALONE))]
+    fits = [Fit("zero_shot", loss, every, tuning=Tuning(templates=tuning.templates, steps=0))]
     arms = [Arm("zero_shot", "zero_shot")]
     if shots:
-        fits.append(Fit("tuned", loss, every, tuning=dataclasses.replace(tuning, **ALONE), wise=True))
+        alone = dataclasses.replace(tuning, rates=ALONE, weights=WEIGHTS[:1])
+        fits.append(Fit("tuned", loss, every, tuning=alone, wise=True))
         arms.append(Arm("tuned", "tuned"))
         cheap, theirs = cheap_arms.on_features()
         fits, arms = [*fits, *cheap], [*arms, *theirs, Arm("ncm", "ce", NCM())]
@@ -146,7 +148,7 @@ def on(
         fits=fits,
         arms=arms,
         made=Fit("", loss, every, tuning=tuning, wise=shots, views=VIEWS if shots else None),
-        tutor=Tutor(fit="zero_shot", members=1),
+        tutor=Tutor(fit="ce", members=1),
         rows_per_shard=128,
         rows_per_batch=64,
         look=(Crop(), Flip()) if flip else (Crop(),),
@@ -159,21 +161,19 @@ def on(
     )
 
 
-#: Where there is no synthetic batch there is no weight of it to choose.
-ALONE: dict[str, Any] = {"weights": ((1.0, 1.0),)}
-
-
 def asked(model: str, accept: Accept, shots: bool) -> tuple[tuple[tuple[str, Any], ...], Any]:
     """What a sample is asked, and who passes: it shows its class, and is not too close to a real picture of another."""
     if not model:
         return (), None
-    score, rule = {
-        "likely": (Clip(model=model), AtLeast("clip", 1.0)),
-        "named": (Margin(model=model), AtLeast("clip", 0.0)),
-    }[accept]
-    if not shots:
-        return (("clip", score),), rule
-    return (("clip", score), ("clearance", Clearance(model=model))), Every((rule, AtLeast("clearance", 0.0)))
+    if accept == "apart" and not shots:
+        raise Refusal(
+            "--accept apart keeps what is not too close to real pictures of other classes, and here are none: take likely or named"
+        )
+    shows = {"likely": (Clip(model=model), 1.0), "named": (Margin(model=model), 0.0)}
+    found: list[tuple[str, Any, float]] = [("clip", *shows[accept])] if accept in shows else []
+    found += [("clearance", Clearance(model=model), 0.0)] if shots else []
+    scores = tuple((name, score) for name, score, _ in found)
+    return scores, Every(tuple(AtLeast(name, limit) for name, _, limit in found))
 
 
 def writer(kind: PromptKind, language: str, domain: str) -> Any:
@@ -183,5 +183,5 @@ def writer(kind: PromptKind, language: str, domain: str) -> Any:
             f"--language {language} writes sentences, and --prompts template asks for none: leave one out"
         )
     if language or kind == "language":
-        return Language(model=language or "miniature", frame=TEXT)
+        return Language(model=language or "miniature")
     return Templates(of=domain) if kind == "template" else Grammar()

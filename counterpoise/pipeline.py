@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from counterpoise import workers
+from counterpoise.nets.words import homonyms
 from counterpoise.rundir import MARKER, Run
 from counterpoise.types import Refusal, describe
 
@@ -35,10 +37,10 @@ class Stage:
 STAGES = (
     Stage("intake",   "the source",                       ("data",),                              "images",  ("data",)),
     Stage("audit",    "data/train; of test labels and hashes", ("audit.json", "classes.parquet", "quarantine.parquet"), "-", ()),
-    Stage("teach",    "train, val, pool",                 ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws")),
+    Stage("teach",    "train, val, pool",                 ("features", "teach"),                  "trials",  ("network", "training", "fits", "trials.seed", "trials.draws", "data.glossary")),
     Stage("fit",      "train, val, pool",                 ("generators", "codes"),               "draws",   ("synthesis",)),
     Stage("tutor",    "train, val, selected of earlier rounds", ("tutors",),                      "draws",   ("synthesis[].tutor",)),
-    Stage("plan",     "audit, tutor, train",              ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing")),
+    Stage("plan",     "audit, tutor, train",              ("plan",),                              "draws",   ("rows_per_shard", "synthesis[].budget", "synthesis[].pairing", "synthesis[].prompts")),
     Stage("generate", "plan, generator, tutor",           ("samples",),                           "shards",  ("rows_per_batch", "synthesis[].guides", "synthesis[].generator.sampler", "synthesis[].generator.steps", "synthesis[].generator.guides")),
     Stage("score",    "samples, tutor, train",                 ("scores",),                            "shards",  ("synthesis[].scores",)),
     Stage("select",   "samples, scores",                  ("selected", "embedded"),               "draws",   ("synthesis[].select",)),
@@ -126,6 +128,7 @@ def execute(
                 _do(study, stage, step, work, progress or _silent)
             if stage == NAMES[0] and not known:
                 check_ready(recipe, study.called, study.told_names)
+                _warn_of_homonyms(study)
     return run
 
 
@@ -138,12 +141,32 @@ def check_ready(
 
     `classes` are none as long as nobody knows them; `cells` are what the generator of a synthesis counts as its classes.
     """
+    for fit in recipe.fits:
+        if fit.tuning is not None:
+            recipe.network.hears(fit.tuning.templates, classes)
     for item in recipe.synthesis:
+        if item.prompts is not None:
+            item.prompts.ready(classes if cells is None else cells(item.name))
         if hasattr(item.generator, "ready"):
             item.generator.ready(classes if cells is None else cells(item.name))
         for _, score in item.scores:
             if hasattr(score, "ready"):
                 score.ready(classes)
+
+
+def _warn_of_homonyms(study: Study) -> None:
+    """Text models take the first meaning that comes to them."""
+    recipe = study.recipe
+    if not (
+        any(fit.tuning for fit in recipe.fits)
+        or any(item.generator.reads_prompts for item in recipe.synthesis)
+    ):
+        return
+    for name, senses in homonyms(study.classes, dict(recipe.data.glossary)).items():
+        warnings.warn(
+            f"class {name!r} may be {' or '.join(senses)}: say which with --gloss '{name}={name}, {senses[0]}'",
+            stacklevel=2,
+        )
 
 
 def _until(study: Study, last: str) -> Iterator[str]:

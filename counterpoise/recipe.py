@@ -223,6 +223,11 @@ class Recipe:
                     f"are, and these rows are {'its principal components' if space == 'features' else space}: use the network "
                     "Frozen with components=None"
                 )
+            if fit.tuning is not None and (fit.own or fit.loss.cosine or {fit.synthesis, fit.views} & own):
+                raise Refusal(
+                    f"recipe.fits.{fit.name}.tuning: heads that begin as class names are trained on features of their pair, by a loss on "
+                    "plain logits: take another loss or synthesis, or leave tuning out"
+                )
             if fit.wise and fit.tuning is None and not getattr(self.network, "pretrained", False):
                 raise Refusal(
                     f"recipe.fits.{fit.name}: WiSE-FT goes back towards given weights, and {type(self.network).__name__} "
@@ -276,7 +281,7 @@ class Recipe:
             )
         if item.tutor is not None:
             plain = [fit for fit in self.fits if fit.pool is None and fit.synthesis is None]
-            able = [fit.name for fit in plain if not fit.wise and not fit.by_cell]
+            able = [fit.name for fit in plain if not (fit.wise or fit.by_cell or fit.tuning or fit.start)]
             if item.tutor.fit not in able:
                 raise Refusal(
                     f"{where}.tutor.fit: a tutor is trained as one of the fits on real rows is, found "

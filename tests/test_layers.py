@@ -24,11 +24,11 @@ LAYERS = [
     ["pipeline"],
     ["stages"],
     ["listening", "crossfitting"],
-    ["delivery", "encoding", "funnel", "gains", "gallery", "tutoring"],
+    ["delivery", "funnel", "gains", "gallery", "tutoring"],
     ["trials"],
     ["tuned"],
     ["pupils"],
-    ["gathering", "trialfiles"],
+    ["gathering", "trialfiles", "encoding"],
     ["study"],
     ["material"],
     ["recipe", "lots"],
@@ -45,7 +45,13 @@ RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 #: Optional or heavy libraries, and the only files that may name them (inside functions).
 WRAPPED = {
-    "transformers": {"nets/backbones.py", "nets/clip.py", "nets/stable_diffusion.py"},
+    "transformers": {
+        "nets/backbones.py",
+        "nets/captioning.py",
+        "nets/clip.py",
+        "nets/language.py",
+        "nets/stable_diffusion.py",
+    },
     "huggingface_hub": {"nets/folders.py"},
     "timm": {"nets/backbones.py"},
     "open_clip": {"nets/backbones.py"},

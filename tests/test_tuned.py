@@ -147,7 +147,7 @@ def _shares(masses):
 
 def test_wise_goes_back_to_the_names_where_validation_likes_them_better(done):
     study = Study.open(done.path)
-    fit = replace(study.recipe.fit("tuned"), wise=True, tuning=replace(WIDE, rates=(5.0,)))
+    fit = replace(study.recipe.fit("tuned"), wise=True, tuning=replace(WIDE, rates=(5.0,), decays=(0.1,)))
     start = from_names(*study.recipe.network.said(TEMPLATES, study.called))
     (far,) = tuned_heads(study, replace(fit, wise=False), [0])
     (one,) = tuned_heads(study, fit, [0])
@@ -175,8 +175,9 @@ def test_without_real_rows_it_is_tuned_on_synthetic_ones_or_not_at_all(done, mon
         return
     (one,) = tuned_heads(study, study.recipe.fit("names"), [0])
     assert len(one.train.labels) == 0
-    with pytest.raises(Refusal, match="neither a real row nor a synthetic one"):
-        next(tuned_heads(study, study.recipe.fit("tuned"), [0]))
+    # A filter may have let nothing pass: then the names stay what is known.
+    (untaught,) = tuned_heads(study, study.recipe.fit("tuned"), [0])
+    np.testing.assert_array_equal(untaught.head.weight, one.head.weight)
 
 
 def test_it_is_taken_home(photos, tmp_path):

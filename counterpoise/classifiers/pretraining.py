@@ -22,7 +22,7 @@ from counterpoise.classifiers.training import Lesson, Training, train_network
 from counterpoise.data.pixels import Rows
 from counterpoise.nets.resnet import Headed
 from counterpoise.seeding import derive
-from counterpoise.types import part
+from counterpoise.types import Refusal, part
 
 PROJECTED = 128  # numbers, of a view, where views are compared: that of the paper, whatever the network
 
@@ -39,6 +39,16 @@ class Pretraining:
     training: Training = Training(steps=1000)
     augment: tuple[Any, ...] = ()
     temperature: Annotated[float, Field(gt=0)] = 0.5  # of the second method
+
+    def __post_init__(self) -> None:
+        if self.method == "contrastive" and not self.augment:
+            raise Refusal(
+                "two views of a picture are to be known for one, and without augment they are one: name some"
+            )
+        if pasting := [change for change in self.augment if getattr(change, "partners", False)]:
+            raise Refusal(
+                f"{type(pasting[0]).__name__} pastes from a second batch of rare classes, and here every row counts alike: leave it out"
+            )
 
     @property
     def views(self) -> int:

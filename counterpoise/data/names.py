@@ -24,7 +24,9 @@ class Names:
     def __post_init__(self) -> None:
         twice = [name for name, times in Counter(self.names).items() if times > 1]
         if twice:
-            raise Refusal(f"class names must differ, and {twice[0]!r} is there {self.names.count(twice[0])} times")
+            raise Refusal(
+                f"class names must differ, and {twice[0]!r} is there {self.names.count(twice[0])} times"
+            )
 
     def listing(self) -> pa.Table:
         note = "there is no picture: samples can be made, and nothing can be proven"
@@ -42,7 +44,9 @@ def names_in(file: Path) -> Names:
     try:
         text = file.read_text("utf-8-sig")
     except UnicodeDecodeError:
-        raise Refusal(f"{file} is no UTF-8 text: class names are read from a text file, one on every line") from None
+        raise Refusal(
+            f"{file} is no UTF-8 text: class names are read from a text file, one on every line"
+        ) from None
     return named([line.partition("#")[0].strip() for line in text.splitlines()], str(file))
 
 

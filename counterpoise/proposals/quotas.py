@@ -31,10 +31,11 @@ class Quota:
     A class is given up when `most` times what it wants has been made, or after all rounds. What it lacks then is said, never
     filled with what was dropped.
 
+    >>> from counterpoise.proposals.budgets import Fixed
     >>> quota = Quota(Fixed(100), most=3)
     >>> wanted = quota(np.array([5, 5]))
     >>> quota.more(wanted, Tally(made=np.array([100, 100]), kept=np.array([40, 0]))).tolist()
-    [133, 200]
+    [126, 200]
     >>> quota.more(wanted, Tally(made=np.array([250, 300]), kept=np.array([100, 0]))).tolist()
     [0, 0]
     """

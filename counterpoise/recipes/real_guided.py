@@ -44,7 +44,7 @@ def real_guided(
     *language* model, `--language NAME`. Of each class `--each N` pictures are kept. `--clip NAME` judges them, a
     CLIP or SigLIP other than the one that learns where there is one (`none`: whatever is drawn is kept): a picture passes that
     is likelier to be its class than by chance (`--accept likely`), or likelier to be it than any other (*named*), and that is not
-    too close to a real picture of another class. More are made until enough have passed, but never more than `--most X` times as many as
+    too close to a real picture of another class (that alone: *apart*, for names that the CLIP does not know). More are made until enough have passed, but never more than `--most X` times as many as
     are wanted.
 
     The classifier is what the class names say in `--backbone NAME`, a CLIP or SigLIP (at `--backbone-size PIXELS`), its head then trained

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 from counterpoise.classifiers.losses import CE, BalancedSoftmax
 from counterpoise.classifiers.pretraining import Pretraining, Projected, nt_xent
 from counterpoise.classifiers.training import Training, features_of
-from counterpoise.data.augment import Crop
+from counterpoise.data.augment import CMO, Crop
 from counterpoise.data.pixels import Rows
 from counterpoise.data.views import Tint, Zoom
 from counterpoise.nets.finetuned import Finetuned
 from counterpoise.nets.resnet import SmallResNet
+from counterpoise.types import Refusal
 
 COUNT, SIZE = 30, 8
 LABELS = np.arange(COUNT) % 2
@@ -160,6 +161,13 @@ def test_two_networks_of_one_seed_are_compared_in_the_same_place():
     assert a(torch.rand(2, 3, SIZE, SIZE)).shape == (2, 128)
 
 
+def test_views_that_are_no_views_and_patches_of_another_batch_are_refused():
+    with pytest.raises(Refusal, match="without augment they are one"):
+        Pretraining("contrastive")
+    with pytest.raises(Refusal, match="CMO pastes"):
+        Pretraining("supervised", SHORT, (Crop(), CMO()))
+
+
 @pytest.mark.parametrize("method", ["supervised", "contrastive"])
 def test_given_weights_go_the_same_way(tmp_path, method):
     transformers = pytest.importorskip("transformers", reason="the hf extra is not installed")
@@ -170,7 +178,7 @@ def test_given_weights_go_the_same_way(tmp_path, method):
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text('{"size": {"height": 16, "width": 16}}')
     given_, net = (Finetuned(str(tmp_path))(3, 2, SIZE, seed=0) for _ in range(2))
-    learnt(Pretraining(method, Training(steps=3, batch=8, lr=0.01)), net=net)
+    learnt(Pretraining(method, Training(steps=3, batch=8, lr=0.01), (Zoom(),)), net=net)
     moved = {name for name, value in body(net).items() if not torch.equal(value, body(given_)[name])}
     assert len(moved) > 5
     assert not [name for name in moved if "running_" in name], "statistics stay those that were given"
