@@ -130,8 +130,16 @@ def measured(name: str, folder: Path, work: Path) -> dict[str, float]:
         values, *_ = ours(scores, samples_in(run, unit)[0], labels, work)
         return [reason is None for reason in AtLeast("clip", 1.0)({"clip": values}, labels)]
 
+    def exact() -> list[bool]:
+        backbone = Clip(model).pair().backbone
+        fast, backbone.bf16 = backbone.bf16, False
+        found = chosen(Clip(model))
+        backbone.bf16 = fast
+        return found
+
     sides: dict[str, tuple[int, Callable[[], Any]]] = {
         "ours": (count, partial(chosen, Clip(model))),
+        "ours, float32": (count, exact),
         "ours, two scores": (count, partial(chosen, Clip(model), Margin(model))),
         "one by one": (few, lambda: theirs.one_by_one(samples_in(run, unit)[0][:few])),
         **{f"batches of {batch}": (count, partial(plain, batch)) for batch in BATCHES},

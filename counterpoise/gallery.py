@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from counterpoise.lots import Lot
+from counterpoise.nets.words import prompts
 from counterpoise.study import Study
 
 PICTURES = 6  # real and synthetic ones per class
@@ -36,6 +37,7 @@ def galleries(study: Study) -> list[dict[str, Any]]:
                 "image": row["image"],
                 "kept": row["drop"] is None,
                 **({"reason": row["drop"]} if row["drop"] else {}),
+                **({"told": row["told"]} if row["told"] else {}),
                 **(
                     {"nearest": np.asarray(pixels[place[row["nearest"]]]), "distance": row["score"]}
                     if row["nearest"]
@@ -98,9 +100,19 @@ def _spread(names: Sequence[str], most: int) -> list[str]:
     return [names[at] for at in np.unique(np.linspace(0, len(names) - 1, most).round().astype(int))]
 
 
+def _said(prompt: str | None, name: str) -> str | None:
+    """
+    >>> _said("{a}, at dusk", "oak tree")
+    'an oak tree, at dusk'
+    """
+    return None if prompt is None else prompts(prompt, [name])[0]
+
+
 def _samples(study: Study, lot: Lot) -> Iterator[dict[str, Any]]:
     drop = {row["request_id"]: row for row in study.run.table(lot.selected).to_pylist()}
     names = [name for name, _ in study.synthesis(lot.synthesis).scores]
+    asked = study.run.table(lot.plan, ["request_id", "prompt"])
+    told = dict(zip(asked["request_id"].to_pylist(), asked["prompt"].to_pylist(), strict=True))
     for shard in study.shards(lot):
         meta, table = study.run.meta(lot.samples(shard)), study.run.table(lot.samples(shard))
         scores = study.run.table(lot.scores(names[0], shard)).to_pylist() if names else []
@@ -115,4 +127,5 @@ def _samples(study: Study, lot: Lot) -> Iterator[dict[str, Any]]:
                     "drop": drop[row["request_id"]]["drop"],
                     "nearest": score.get("nearest_id"),
                     "score": score.get("score"),
+                    "told": _said(told[row["request_id"]], study.called[drop[row["request_id"]]["label"]]),
                 }

@@ -25,6 +25,7 @@ from counterpoise.proposals.prompts import Grammar, Language, Templates
 from counterpoise.proposals.quotas import Quota
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Role, Synthesis, Trials
 from counterpoise.scores.clip import Clip, Margin
+from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.real import Clearance
 from counterpoise.scores.select import AtLeast, Every
 from counterpoise.spaces.features import Frozen
@@ -173,6 +174,8 @@ def asked(model: str, accept: Accept, shots: bool) -> tuple[tuple[tuple[str, Any
     found: list[tuple[str, Any, float]] = [("clip", *shows[accept])] if accept in shows else []
     found += [("clearance", Clearance(model=model), 0.0)] if shots else []
     scores = tuple((name, score) for name, score, _ in found)
+    if shots:  # for the eye: what starts from a picture is meant to be like it
+        scores = (("nearest_real", NearestReal()), *scores)
     return scores, Every(tuple(AtLeast(name, limit) for name, _, limit in found))
 
 

@@ -57,7 +57,7 @@ def made(request, tmp_path_factory):
         ),
         synthesis=(Synthesis("copies", Copies(), FillUp(), SameClass(), select=KeepAll()),),
     )
-    return run(recipe, root / "run")
+    return run(recipe, root / "run", until="report" if request.param else "deliver")
 
 
 def test_a_network_is_told_what_its_classes_are_called(made):

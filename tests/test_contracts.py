@@ -15,18 +15,23 @@ import torch
 import counterpoise
 from counterpoise.classifiers import claims, decoupling, groups, losses, mixing, pseudo, robust
 from counterpoise.classifiers.heads import LinearHead
+from counterpoise.classifiers.pretraining import Pretraining
 from counterpoise.classifiers.training import Training
+from counterpoise.classifiers.tuning import Tuning
 from counterpoise.classifiers.tutor import Cloud, Ensemble, Member, Tutor
 from counterpoise.data import augment, cuts
 from counterpoise.data.chest import ChestXray14
 from counterpoise.data.embedded import EmbeddedParquet, Hub
-from counterpoise.data.folders import Folder
+from counterpoise.data.folders import Folder, Loose
 from counterpoise.data.lists import SplitLists
 from counterpoise.data.manifests import Manifest
+from counterpoise.data.names import Names
 from counterpoise.data.nonleaky import Mirror, NonLeaky
 from counterpoise.data.packed import Cifar, Digits
 from counterpoise.data.pixels import Rows
+from counterpoise.data.pooled import WithPool
 from counterpoise.data.splits import Holdout
+from counterpoise.data.views import Tint, Zoom
 from counterpoise.diffusion import criteria, denoisers, feedback, guides
 from counterpoise.diffusion import losses as targets
 from counterpoise.diffusion.denoisers import Cond
@@ -49,8 +54,9 @@ from counterpoise.nets.mlp import MLP
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.nets.unet import UNet
 from counterpoise.nets.words import SENTENCES
-from counterpoise.proposals import budgets, pairings
-from counterpoise.proposals.strengths import Enough
+from counterpoise.proposals import budgets, pairings, prompts
+from counterpoise.proposals.quotas import Quota
+from counterpoise.proposals.strengths import ByShots, Enough
 from counterpoise.recipe import Arm, Data, Fit, Recipe, Synthesis, Trials
 from counterpoise.scores import duplicates, select
 from counterpoise.scores import feedback as said
@@ -160,6 +166,7 @@ FAMILIES = {
         budgets.FillUp(),
         budgets.Multiply(),
         budgets.Fixed(5),
+        Quota(budgets.Fixed(5)),
         budgets.Sqrt(),
         budgets.ByNeed(),
         budgets.ByNeed(total=40, of="entropy", cap=None),
@@ -181,7 +188,13 @@ FAMILIES = {
         pairings.Neighbours(kind="adasyn"),
     ],
     "score": [duplicates.NearestReal(), said.Usefulness(), said.Fidelity()],
-    "select": [select.KeepAll(), select.AtLeast(), select.Every((select.KeepAll(), select.AtLeast()))],
+    "select": [
+        select.KeepAll(),
+        select.AtLeast(),
+        select.BestShare(share=0.5),
+        select.BestCount(count=2),
+        select.Every((select.AtLeast(), select.BestShare())),
+    ],
     "cut": [
         cuts.LongTail("exp", 10.0),
         cuts.LongTail("exp", 10.0, rule="ranked"),
@@ -219,6 +232,18 @@ OTHERS = [
     Adapt(places=("attention", "text"), prior=0.25),
     Adapt(templates=SENTENCES[:2], captioned=0.5, stop=EarlyStop()),
     Tutor("bs"),
+    Tuning(steps=5, towards="names"),
+    Pretraining(),
+    Zoom(),
+    Tint(),
+    Names(("cat", "dog")),
+    Loose("unsorted"),
+    WithPool(Digits(), Loose("unsorted")),
+    prompts.Templates("cifar10"),
+    prompts.Grammar(),
+    prompts.Language(),
+    prompts.Captions(),
+    ByShots(),
     NonLeaky(),
     Mirror(),
     denoisers.Schedule(),
@@ -242,6 +267,12 @@ OTHERS = [
 #: Parts whose example needs more than their settings, and where their own tests are.
 ELSEWHERE = {
     "Clip": "tests/scores/test_clip.py",
+    "AmongReal": "tests/scores/test_among.py",
+    "Clearance": "tests/scores/test_real.py",
+    "Contrast": "tests/scores/test_clip.py",
+    "Margin": "tests/scores/test_clip.py",
+    "Retrieved": "tests/generators/test_retrieval.py",
+    "Adapted": "tests/nets/test_clip_tuned.py",
     "Turned": "tests/scores/test_turned.py",
     "Finetuned": "tests/nets/test_finetuned.py",
     "WiSE": "tests/classifiers/test_decoupling.py",
@@ -585,9 +616,11 @@ def test_scores_give_one_number_per_sample_whatever_its_company(item):
 
 @family("select")
 def test_selections_answer_for_every_sample(item):
-    found = item({"nearest_real": np.array([0.0, 0.5, 3.0])})
-    assert len(found) == 3
+    found = item({"nearest_real": np.array([0.0, 0.5, 3.0, 2.0])}, np.array([0, 0, 0, 2]))
+    assert len(found) == 4
+    assert found[3] is None  # nothing is wrong with it, and it is the only one of its class
     assert all(reason is None or reason for reason in found)
+    assert item({"nearest_real": np.zeros(0)}, np.zeros(0, np.int64)) == []
 
 
 @family("cut")

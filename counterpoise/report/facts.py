@@ -131,6 +131,7 @@ class Synthetic(TypedDict, total=False):
     distance: float
     kept: bool
     reason: str  # why it was dropped
+    told: str  # what the model that drew it was told
 
 
 class Gallery(TypedDict, total=False):

@@ -85,7 +85,7 @@ class Looking:
 
 @lru_cache(maxsize=1)
 def opened(model: Model) -> ClipPair:
-    """Pictures are looked at in bf16 where the chip computes in it: thrice as fast, and 2 of 500 change their likeliest class."""
+    """Pictures are looked at in bf16 where the chip computes in it: twice as fast, and of 500 two change their likeliest class."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return open_clip_pair(model.name, model.revision, model.allow_pickle, has_bf16(device))
 

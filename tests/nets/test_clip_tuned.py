@@ -14,6 +14,7 @@ from counterpoise.classifiers.losses import CE, LDAM
 from counterpoise.classifiers.robust import Mean
 from counterpoise.classifiers.training import Lesson, Training, features_of, train_network
 from counterpoise.data.pixels import Rows
+from counterpoise.nets import clip_tuned
 from counterpoise.nets.clip import open_clip_pair
 from counterpoise.nets.clip_tuned import Adapted
 from counterpoise.nets.precision import has_bf16
@@ -149,6 +150,19 @@ def test_the_text_tower_learns_with_text_and_the_rows_with_it(folders):
     assert torch.equal(plain.head.bias, torch.zeros(3))
 
 
+def test_free_rows_take_steps_as_long_as_logits_are(folders):
+    """A step on them is one on the weights, `scale` times as long."""
+    net = opened(folders["clip"], text=False)
+    before, x = net.head.weight.detach().clone(), F.normalize(torch.rand(4, net.head.in_features))
+    weight = before.clone().requires_grad_()
+    (plain,) = torch.autograd.grad(F.cross_entropy(x @ weight.T, torch.tensor([0, 1, 2, 0])), weight)
+    loss = F.cross_entropy(net.head(x), torch.tensor([0, 1, 2, 0]))
+    (slope,) = torch.autograd.grad(loss, net.head.rows)
+    with torch.no_grad():
+        net.head.rows -= 0.1 * slope
+    torch.testing.assert_close(net.head.weight - before, -0.1 * net.head.scale * plain, atol=1e-5, rtol=1e-3)
+
+
 @KINDS
 def test_a_text_is_heard_to_its_end_and_clip_hears_nothing_behind_it(folders, kind):
     head = opened(folders[kind]).head
@@ -207,6 +221,13 @@ def test_only_networks_that_read_are_told_names(folders):
     net = network_of(network, shape, NAMES, seed=0)
     expected = open_clip_pair(folders["clip"]).classes(("a photo of {a}",), NAMES)
     np.testing.assert_allclose(F.normalize(net.head.weight.detach()), expected, atol=1e-5)
+
+
+def test_a_pair_with_other_layers_is_refused(folders, monkeypatch):
+    monkeypatch.setattr(clip_tuned, "LAYERS", r"\.resblocks\.\d+")
+    for text, tower in ((True, "text_model"), (False, "vision_model")):
+        with pytest.raises(Refusal, match=f"this pair's {tower} has none"):
+            opened(folders["clip"], text)
 
 
 def test_what_cannot_be_read_is_refused_before_anything_is_trained(folders, tmp_path):

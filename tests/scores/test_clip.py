@@ -343,6 +343,23 @@ def test_the_miniature_knows_the_classes_it_learnt_from_pictures_it_has_not_seen
 
 
 @miniature
+def test_rules_raise_the_share_of_right_labels():
+    """Of pictures of which two in five are called something else: a rule that asks for more keeps fewer wrong ones."""
+    x, truth, names = some("cifar100", 4)
+    labels = np.where(np.arange(400) % 5 < 2, (truth + 7) % 100, truth)
+    scores = {
+        part: value(score, pictures=x, labels=labels, classes=names)
+        for part, score in {"clip": Clip(), "margin": Margin()}.items()
+    }
+    rules = (AtLeast("clip", 1.0), BestShare("margin", 0.5), AtLeast("margin", 0.0))
+    kept = [np.array([reason is None for reason in rule(scores, labels)]) for rule in rules]
+    chance, half, likeliest = ((truth == labels)[some].mean() for some in kept)
+    assert 0.8 < chance < likeliest
+    assert half > 0.8
+    assert likeliest > 0.95
+
+
+@miniature
 def test_the_miniature_has_read_a_hundred_names_and_says_so_of_others():
     """Of CIFAR-10's names its captions had "truck" (in pickup truck) alone."""
     x, labels, names = some("cifar10_lt100", 20)
