@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,14 @@ import pyarrow.compute as pc
 import torch
 
 from counterpoise import tables
+from counterpoise.nets.words import called
 from counterpoise.pipeline import check_ready, default_processes
 from counterpoise.proposals.budgets import Needs, Piloted
 from counterpoise.proposals.quotas import Quota
 from counterpoise.recipe import Data, Recipe, Synthesis
 from counterpoise.scores.turned import Turned
 from counterpoise.stages.intake import settle_shape
+from counterpoise.trialfiles import network_of
 from counterpoise.types import describe
 
 
@@ -55,7 +58,7 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
         tried = max(1, len(recipe.training.decays))
         training = len(listing) * encoding + trainings * tried * recipe.training.steps * 5e-4
     else:
-        training = trainings * recipe.training.steps * _step_seconds(recipe, shape, classes)
+        training = trainings * recipe.training.steps * _step_seconds(recipe, shape, names)
     handling = len(listing) * 4e-4 + samples * 5e-4
     stored = 0
     fitted: list[Any] = []  # syntheses of one generator share its weights
@@ -112,9 +115,10 @@ def _at_most(item: Synthesis, counts: np.ndarray) -> int:
     return int(budget(counts, Needs.unheard(len(counts))).sum()) * rounds
 
 
-def _step_seconds(recipe: Recipe, shape: dict[str, int], classes: int) -> float:
+def _step_seconds(recipe: Recipe, shape: dict[str, int], classes: Sequence[str]) -> float:
     torch.set_num_threads(1)
-    net = recipe.network(shape["channels"], classes, shape["size"], seed=0)
+    names = [*called(classes, dict(recipe.data.glossary)), "one", "two"][: max(len(classes), 2)]
+    net = network_of(recipe.network, shape, names, seed=0).train()
     x = torch.rand(recipe.training.batch, shape["channels"], shape["size"], shape["size"])
     y = torch.zeros(len(x), dtype=torch.long)
     return 1.2 * _time(lambda: torch.nn.functional.cross_entropy(net(x), y).backward())  # a fifth for loading

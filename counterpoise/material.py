@@ -13,7 +13,7 @@ from counterpoise import tables
 from counterpoise.data.pixels import Rows
 from counterpoise.lots import Lot
 from counterpoise.nets.words import called
-from counterpoise.recipe import Fit, Recipe
+from counterpoise.recipe import Fit, Recipe, Synthesis
 from counterpoise.rundir import Run
 from counterpoise.spaces.projection import Projection
 
@@ -118,6 +118,18 @@ class Material:
     def linear(self, fit: Fit) -> bool:
         """Whether a fit trains linear heads on vectors that are there, not a network."""
         return self.frozen or self.own_space(fit.synthesis)
+
+    def codes(self, lot: Lot, role: str) -> str:
+        return f"codes/{self._fitted(lot).place}/{role}.npy"
+
+    def _fitted(self, lot: Lot) -> Lot:
+        """The lot whose generator this one samples from: the first one with the same settings."""
+        mine = self.synthesis(lot.synthesis)
+        alike = lambda item: (item.generator, item.by_group) == (mine.generator, mine.by_group)  # noqa: E731
+        return Lot(next(item.name for item in self.recipe.synthesis if alike(item)), lot.draw)
+
+    def synthesis(self, name: str) -> Synthesis:
+        return next(item for item in self.recipe.synthesis if item.name == name)
 
     def vectors(self, role: str, draw: int = 0, synthesis: str | None = None) -> np.ndarray:
         """Every row of a role as the classifier sees it: pixels (n, h, w, c) uint8, features or codes (n, d) float32.

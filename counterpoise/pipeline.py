@@ -141,6 +141,8 @@ def check_ready(
 
     `classes` are none as long as nobody knows them; `cells` are what the generator of a synthesis counts as its classes.
     """
+    if hasattr(recipe.network, "ready"):
+        recipe.network.ready(classes)
     for fit in recipe.fits:
         if fit.tuning is not None:
             recipe.network.hears(fit.tuning.templates, classes)

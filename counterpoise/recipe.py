@@ -14,7 +14,7 @@ from counterpoise.data.splits import Holdout
 from counterpoise.proposals.budgets import Piloted
 from counterpoise.proposals.pairings import FromNoise
 from counterpoise.proposals.quotas import Quota
-from counterpoise.proposals.strengths import Enough
+from counterpoise.proposals.strengths import ByShots, Enough
 from counterpoise.types import Refusal, part
 
 Role = Literal["baseline", "control", "candidate"]
@@ -231,7 +231,7 @@ class Recipe:
             if fit.wise and fit.tuning is None and not getattr(self.network, "pretrained", False):
                 raise Refusal(
                     f"recipe.fits.{fit.name}: WiSE-FT goes back towards given weights, and {type(self.network).__name__} "
-                    "trains none: use the network Finetuned, or wise=False"
+                    "offers none: use the network Finetuned, or wise=False"
                 )
             if fit.wise and getattr(fit.loss, "cosine", False):
                 raise Refusal(
@@ -267,6 +267,11 @@ class Recipe:
                 f"{where}.tutor: {', '.join(deaf)} listen to a classifier and there is none: give it a Tutor"
             )
         strength = getattr(item.pairing, "strength", None)
+        if isinstance(strength, ByShots) and not hasattr(item.generator, "strength_at"):
+            raise Refusal(
+                f"{where}.pairing.strength: ByShots says how much noise a source is given, and {type(item.generator).__name__} adds "
+                "none: give it a share of the way, or take a diffusion model"
+            )
         if isinstance(strength, Enough):
             made = [name for name, _ in item.scores]
             if not isinstance(item.budget, Piloted) or strength.score not in made:

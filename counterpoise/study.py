@@ -18,7 +18,7 @@ from safetensors import safe_open
 from counterpoise.lots import Lot
 from counterpoise.material import LISTING, Material
 from counterpoise.proposals.quotas import Tally
-from counterpoise.recipe import Fit, Synthesis
+from counterpoise.recipe import Fit
 from counterpoise.rundir import MARKER, Run
 from counterpoise.seeding import derive
 from counterpoise.types import Refusal, load
@@ -45,9 +45,6 @@ class Study(Material):
             )
 
     # --- samples -------------------------------------------------------------------------------------------
-
-    def synthesis(self, name: str) -> Synthesis:
-        return next(item for item in self.recipe.synthesis if item.name == name)
 
     def first_lots(self) -> list[Lot]:
         """Those of the first round: one per draw and synthesis."""
@@ -120,12 +117,6 @@ class Study(Material):
         alike = lambda item: (item.tutor, item.by_group) == (mine.tutor, mine.by_group)  # noqa: E731
         return Lot(next(item.name for item in self.recipe.synthesis if alike(item)), lot.draw).tutor
 
-    def _fitted(self, lot: Lot) -> Lot:
-        """The lot whose generator this one samples from: the first one with the same settings."""
-        mine = self.synthesis(lot.synthesis)
-        alike = lambda item: (item.generator, item.by_group) == (mine.generator, mine.by_group)  # noqa: E731
-        return Lot(next(item.name for item in self.recipe.synthesis if alike(item)), lot.draw)
-
     def generator_of(self, lot: Lot) -> str:
         """Where the weights lie that make this lot. Syntheses that differ only in their plans share them."""
         return f"generators/{self._fitted(lot).place}"
@@ -139,9 +130,6 @@ class Study(Material):
         if self.projected:
             return (self.projection(0).basis.shape[1],), "float32"
         return self.run.array(self.feature_units("train")[0]).shape[1:], "float32"
-
-    def codes(self, lot: Lot, role: str) -> str:
-        return f"codes/{self._fitted(lot).place}/{role}.npy"
 
     def code_units(self, role: str) -> list[str]:
         if not self.facts["sizes"][role]:

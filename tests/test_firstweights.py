@@ -17,7 +17,7 @@ from counterpoise.classifiers.pretraining import Pretraining
 from counterpoise.classifiers.training import Training
 from counterpoise.data.augment import Flip
 from counterpoise.data.views import Zoom
-from counterpoise.firstweights import HEAD, NOBODY, begin, first_units, material
+from counterpoise.firstweights import HEAD, NOBODY, begin, first_units, make_first, material
 from counterpoise.generators.simple import Oversample
 from counterpoise.lots import Lot
 from counterpoise.nets.resnet import SmallResNet
@@ -25,6 +25,7 @@ from counterpoise.proposals.budgets import Fixed
 from counterpoise.proposals.pairings import SameClass
 from counterpoise.pupils import Pupil
 from counterpoise.recipe import Arm, Fit, Recipe, Synthesis
+from counterpoise.rundir import Run
 from counterpoise.scores.duplicates import NearestReal
 from counterpoise.scores.select import AtLeast, KeepAll
 from counterpoise.stages import teach, train
@@ -178,6 +179,14 @@ def test_killed_between_the_first_weights_and_the_trials_the_result_is_the_same(
     expected = outcome(study.run.path)
     assert sorted(again) == sorted(expected)
     assert not [name for name in expected if again[name] != expected[name]]
+
+
+def test_whoever_waits_is_told_how_far_it_is(study, monkeypatch):
+    told = []
+    monkeypatch.setattr(Run, "tell", lambda self, unit, share: told.append((unit, share)))
+    unit = "train/twins/draw_1.safetensors"
+    make_first(study, unit)  # what is there stays
+    assert told == [(unit, pytest.approx(step / BRIEF.steps)) for step in (1, 2, 3)]
 
 
 def test_the_recipe_is_loaded_back(recipe):

@@ -18,6 +18,7 @@ COUNTED = re.compile(r"(\d+)[\s_.-]+(?=[^\W\d_])")
 BRACKETS = re.compile(r"(.*[^\s_])[\s_]*\((.+)\)\s*")
 HUMP = re.compile(r"[A-Z][a-z]{2,}")
 HUMPS = re.compile(rf"(?:{HUMP.pattern}){{2,}}")  # AnnualCrop, but neither iPhone nor BMW
+LEARNT = re.compile(r"<[^>]*>")  # a word that was learnt is one token, however it is written
 LONGEST = 200  # letters of a name: of a whole prompt CLIP reads about 300
 NAMED, SHOWN = 5, 60  # classes in a refusal, and letters of a long one
 
@@ -192,7 +193,7 @@ def _check(names: Sequence[str]) -> None:
                 f"a text model knows a class by its name, and {name!r} says nothing: name the class, or say in the glossary what it is "
                 "(--gloss CLASS='a name')"
             )
-        if len(heard) > LONGEST:
+        if len(LEARNT.sub("", heard)) > LONGEST:
             raise Refusal(
                 f"text models do not read a name of more than {LONGEST} letters to its end, and {name[:SHOWN] + '...'!r} has {len(heard)}: "
                 "shorten it, or say in the glossary what it is (--gloss CLASS='a name')"

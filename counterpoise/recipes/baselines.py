@@ -10,6 +10,7 @@ from counterpoise.classifiers.mixing import Concatenate, Instance
 from counterpoise.classifiers.training import Training
 from counterpoise.data.augment import Crop, Flip
 from counterpoise.generators.simple import Copies, Interpolate, Oversample
+from counterpoise.nets.clip_tuned import Adapted
 from counterpoise.nets.finetuned import Finetuned
 from counterpoise.nets.resnet import SmallResNet
 from counterpoise.proposals.budgets import FillUp
@@ -28,6 +29,7 @@ def baselines(
     backbone: str = "",
     backbone_size: int | None = None,
     finetune: bool = False,
+    towers: bool = False,
     width: int = 16,
     blocks: int = 1,
     steps: int | None = None,
@@ -44,17 +46,23 @@ def baselines(
     Measured numbers and their commit are in docs/results.md.
 
     `--backbone NAME` (a transformers folder or hub name, `timm:NAME`, `openclip:NAME/TAG`): classifiers are heads on
-    its frozen features; `--finetune` trains all of it, and adds WiSE-FT. `--backbone-size PIXELS` is its input
+    its frozen features; `--finetune` trains all of it, and adds WiSE-FT; `--towers` trains adapters on both towers of a CLIP or SigLIP, whose
+    classifier is what it makes of the class names. `--backbone-size PIXELS` is its input
     resolution, if not the one it was made for. Without a backbone classifiers are residual networks trained from
     scratch, `--width CHANNELS` in their first stage and `--blocks N` per stage. Every arm gets `--steps N` (250; heads
-    1000, fine-tuning 100) of `--batch N` views. `--all-arms` adds the rest of the family, `--groups` the arms that
+    1000, fine-tuning and towers 100) of `--batch N` views. `--all-arms` adds the rest of the family, `--groups` the arms that
     look at groups. `--fill-to N` fills every class up to N images, not to the largest class.
     """
     if finetune and not backbone:
         raise Refusal("--finetune trains a given backbone and none is named: say which with --backbone NAME")
-    frozen = bool(backbone) and not finetune
+    if towers and (finetune or backbone_size or not backbone):
+        raise Refusal(
+            "--towers trains adapters beside a frozen CLIP or SigLIP, at the size it was made for: name it with --backbone NAME, and "
+            "leave out --finetune and --backbone-size"
+        )
+    frozen = bool(backbone) and not (finetune or towers)
     if steps is None:
-        steps = 20 if smoke else 1000 if frozen else 100 if finetune else 250
+        steps = 20 if smoke else 1000 if frozen else 100 if finetune or towers else 250
     network: Any = SmallResNet(width=width, blocks=blocks)
     training = Training(steps=steps, batch=batch)
     if frozen:
@@ -65,6 +73,9 @@ def baselines(
         training = Training(
             steps=steps, batch=batch, lr=0.003, weight_decay=1e-4
         )  # 0.01 diverged on MobileNetV2
+    elif towers:
+        network = Adapted(backbone=backbone)
+        training = Training(steps=steps, batch=batch, lr=0.03, weight_decay=1e-4)
     look = () if frozen else (Crop(), Flip())
     instance, balanced = Instance(), BalancedSoftmax()
     families = [cheap_arms.cheap(look, pixels=not frozen)]

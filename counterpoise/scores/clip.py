@@ -36,6 +36,7 @@ class Asking(Looking):
 
     template: Templates
     par: ClassVar[float]  # what speaks neither for the class nor against it
+    doubt: ClassVar[str] = "it does not know these names"  # where real pictures are below par
 
     def __post_init__(self) -> None:
         for template in self.templates:
@@ -90,7 +91,7 @@ class Asking(Looking):
         if unknown:
             warnings.warn(
                 f"{type(self).__name__}: {self.model} takes most real pictures of {len(unknown)} of {len(classes)} classes for "
-                f"something else ({', '.join(unknown[:5])}): it does not know these names, and filters by noise; name another model",
+                f"something else ({', '.join(unknown[:5])}): {self.doubt}, and filters by noise; name another model",
                 stacklevel=2,
             )
         right = self.logits(shown, classes).argmax(1).numpy() == own
@@ -155,6 +156,7 @@ class Contrast(Asking):
     template: Templates = "a photo of {a}"
     against: Templates = "a drawing of {a}"
     par: ClassVar[float] = 0.5
+    doubt: ClassVar[str] = "its prompts do not tell them apart"
 
     def __post_init__(self) -> None:
         super().__post_init__()

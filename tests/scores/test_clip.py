@@ -115,6 +115,10 @@ def test_a_contrast_is_of_two_prompts_and_of_no_other_class(model):
     alone = value(score, pictures=PICTURES[some], labels=LABELS[some], classes=NAMES[:2])
     np.testing.assert_allclose(alone, found[some], atol=1e-5)
 
+    drawn = np.repeat(PICTURES[found.argmin()][None], 8, 0)
+    with pytest.warns(UserWarning, match="Contrast.*prompts do not tell them apart"):
+        told = score.of_real(drawn, np.repeat(LABELS[found.argmin()], 8), NAMES)
+    assert set(told["real_kept"].values()) == {0.0}
     free = value(replace(score, against=("a drawing of {a}", "an empty background")))
     (nothing,) = pair.texts(["an empty background"])
     logits = pair.scale * torch.stack([(seen * photo).sum(1), (seen * drawing).sum(1), seen @ nothing], 1)
