@@ -107,7 +107,7 @@ def on(
     backbone: str = "auto",
     backbone_size: int | None = None,
     clip: str = "auto",
-    accept: Accept = "likely",
+    accept: Accept = "named",
     each: int = 100,
     most: float = 5.0,
     prompts: PromptKind = "grammar",

@@ -228,6 +228,13 @@ class Recipe:
                     f"recipe.fits.{fit.name}.tuning: heads that begin as class names are trained on features of their pair, by a loss on "
                     "plain logits: take another loss or synthesis, or leave tuning out"
                 )
+            if fit.start is not None and (
+                space == "features" or fit.mix or fit.views or fit.wise or fit.tuning or fit.own
+            ):
+                raise Refusal(
+                    f"recipe.fits.{fit.name}.start: first weights are those of a network, which then sees real rows alone: leave out mix, views, "
+                    "wise, tuning and own, and take a network that is trained"
+                )
             if fit.wise and fit.tuning is None and not getattr(self.network, "pretrained", False):
                 raise Refusal(
                     f"recipe.fits.{fit.name}: WiSE-FT goes back towards given weights, and {type(self.network).__name__} "

@@ -20,7 +20,7 @@ def prompted(
 
     counterpoise run photos/ --recipe prompted --base miniature --size 32
     counterpoise run names:dolphin,rose,wolf --recipe prompted --base miniature --size 32
-    EVIDENCE
+    On the miniature it does not beat the class names alone (docs/results.md).
 
     Training images are not looked at, whoever has some, unless `--cut` says how many: few:4. Of class names alone, a text file
     with one on every line or names:CAT,DOG, pictures can be made and taken home, but nothing can be proven of them.
@@ -30,7 +30,7 @@ def prompted(
     places, lights and views, one *template* (`--domain NAME` says what the pictures are: photo, satellite, bird, eurosat ...), or those of a
     *language* model, `--language NAME`. Of each class `--each N` pictures are kept. `--clip NAME` judges them, a
     CLIP or SigLIP other than the one that learns where there is one (`none`: whatever is drawn is kept): a picture passes that
-    is likelier to be its class than by chance (`--accept likely`), or likelier to be it than any other (*named*). More are made until
+    is likelier to be its class than any other (`--accept named`), or, as published, than by chance (*likely*). More are made until
     enough have passed, but never more than `--most X` times as many as are wanted.
 
     The classifier is what the class names say in `--backbone NAME`, a CLIP or SigLIP (at `--backbone-size PIXELS`), its head then trained

@@ -179,6 +179,7 @@ def test_a_gap_in_a_group_that_is_not_there_is_refused():
         ("exp:30:top=30", LongTail("exp", 30, top=30)),
         ("exp:30:top=30:shuffled", LongTail("exp", 30, top=30, shuffle_classes=True)),
         ("few:5", FewShot(5)),
+        ("few:0", FewShot(0)),  # class names alone
         ("group:sketch:0.05", GroupGap("sketch", 0.05)),
         ("group:snow:dog:0", GroupGap("snow", 0, "dog")),
     ],
@@ -202,7 +203,6 @@ def test_cuts_that_users_write(text, cut):
         "exp:10:top=5:ldam",
         "exp:10:top=5:ranked",
         "exp:10:shuffled:no",
-        "few:0",
         "few:1.5",
         "group:a",
         "group:a:2",

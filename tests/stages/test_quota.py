@@ -101,7 +101,9 @@ def test_rounds_do_not_depend_on_how_often_a_run_was_stopped(photos, limit, tmp_
         run = execute(recipe_of(photos, limit), tmp_path / "parts", until=stage)
     one, other = (tallies(Study.open(made.path)) for made in (whole, run))
     assert one[0] == other[0]
-    assert np.array_equal(Study.open(whole.path).kept_of(one[0][0])[0], Study.open(run.path).kept_of(one[0][0])[0])
+    assert np.array_equal(
+        Study.open(whole.path).kept_of(one[0][0])[0], Study.open(run.path).kept_of(one[0][0])[0]
+    )
 
 
 @pytest.mark.parametrize("share", [0.9, 0.4, 0.1])
