@@ -24,7 +24,23 @@ from counterpoise.study import Study
 
 #: Kinds that look alike, so that many pictures are rejected.
 CLASSES = tuple(
-    "maple_tree oak_tree palm_tree pine_tree willow_tree baby boy girl man woman hamster mouse rabbit shrew squirrel".split()
+    [
+        "maple_tree",
+        "oak_tree",
+        "palm_tree",
+        "pine_tree",
+        "willow_tree",
+        "baby",
+        "boy",
+        "girl",
+        "man",
+        "woman",
+        "hamster",
+        "mouse",
+        "rabbit",
+        "shrew",
+        "squirrel",
+    ]
 )
 WANTED, PUBLISHED, BAR = 25, 2.5, 1.1
 

@@ -28,7 +28,7 @@ def test_there_is_no_row_and_the_order_stays():
 def test_names_that_are_none_are_refused(tmp_path):
     with pytest.raises(Refusal, match="'cat' is there 2 times"):
         open_source("names:cat,dog,cat")
-    with pytest.raises(Refusal, match="at least two class names.* has 1"):
+    with pytest.raises(Refusal, match=r"at least two class names.* has 1"):
         open_source("names:cat,,")
     file = tmp_path / "classes.txt"
     file.write_bytes(b"\xff\xfe\x00caf\xe9")
