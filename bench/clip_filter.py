@@ -115,7 +115,7 @@ def ours(scores: Sequence[Any], x: np.ndarray, labels: np.ndarray, cache: Path) 
 
 
 def measured(name: str, folder: Path, work: Path) -> dict[str, float]:
-    """Pictures a second of every side, each the best of what was timed in turns."""
+    """Pictures a second of every side, each the median of what was timed in turns."""
     size, count, few = PICTURES[name]
     run, unit = Run.create(work / "run", {"bench": name}, lambda run: False), f"samples/{size}.parquet"
     write_samples(run, unit, size, count)

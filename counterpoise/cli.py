@@ -167,7 +167,7 @@ def run(
     holdout = build(Holdout, amounts | {"together": together})
     glossary = dict(map(_gloss, gloss or ()))
     made_of = {
-        "glossary": tuple(glossary.items()),
+        "glossary": tuple(sorted(glossary.items())),
         "source": source,
         "size": size,
         "colour": colour,
@@ -203,7 +203,7 @@ def run(
     if until == NAMES[-1] and made.has("verdict.json"):
         print_verdict(made, as_json)
     elif until == NAMES[-1]:
-        name = study.synthesis[-1].name
+        name = [arm.name for arm in study.arms if arm.role == "candidate"][-1]
         err.print(
             f"samples are in {made.path}; without a test image nothing can be proven of them. To take them home: "
             f"counterpoise export {made.path} --to imagefolder --arm {name} --out pictures/",

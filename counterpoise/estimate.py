@@ -18,7 +18,7 @@ from counterpoise.proposals.budgets import Needs, Piloted
 from counterpoise.proposals.quotas import Quota
 from counterpoise.recipe import Data, Recipe, Synthesis
 from counterpoise.scores.turned import Turned
-from counterpoise.stages.intake import settle_shape
+from counterpoise.stages.intake import check_names, settle_shape
 from counterpoise.trialfiles import network_of
 from counterpoise.types import describe
 
@@ -26,7 +26,8 @@ from counterpoise.types import describe
 def estimate(recipe: Recipe) -> dict[str, Any]:
     listing = recipe.data.source.listing()
     shape = settle_shape(recipe.data, recipe.data.source, listing)
-    names = tables.meta(listing)["classes"]
+    check_names(recipe, listing)
+    names = called(tables.meta(listing)["classes"], dict(recipe.data.glossary))
     check_ready(recipe, names)
     classes = max(len(names), 2)
     per_image = shape["size"] ** 2 * shape["channels"]
@@ -93,13 +94,15 @@ def estimate(recipe: Recipe) -> dict[str, Any]:
 
 def _counts(data: Data, listing: pa.Table, by_group: bool) -> np.ndarray:
     """Images by class, or by class x group cell, that the cut would leave if nothing were held out."""
+    names = tables.meta(listing)["classes"]
     known = listing.filter(pc.is_valid(listing["label"]))
-    names, labels = np.unique(known["label"].to_pylist(), return_inverse=True)
-    grouped = not known["group"].null_count
+    code = {name: label for label, name in enumerate(names)}
+    labels = np.array([code[name] for name in known["label"].to_pylist()], np.int64)
+    grouped = len(known) > 0 and not known["group"].null_count
     group_names, groups = np.unique(known["group"].to_pylist() if grouped else [""], return_inverse=True)
     rows = np.arange(len(labels))
-    if data.cut is not None:
-        rows = data.cut(labels, groups if grouped else None, data.seed, list(names), list(group_names))
+    if data.cut is not None and len(labels):
+        rows = data.cut(labels, groups if grouped else None, data.seed, names, list(group_names))
     if not (by_group and grouped):
         return np.bincount(labels[rows], minlength=len(names))
     cells = labels * len(group_names) + groups
@@ -117,7 +120,7 @@ def _at_most(item: Synthesis, counts: np.ndarray) -> int:
 
 def _step_seconds(recipe: Recipe, shape: dict[str, int], classes: Sequence[str]) -> float:
     torch.set_num_threads(1)
-    names = [*called(classes, dict(recipe.data.glossary)), "one", "two"][: max(len(classes), 2)]
+    names = [*classes, "one", "two"][: max(len(classes), 2)]
     net = network_of(recipe.network, shape, names, seed=0).train()
     x = torch.rand(recipe.training.batch, shape["channels"], shape["size"], shape["size"])
     y = torch.zeros(len(x), dtype=torch.long)

@@ -89,9 +89,7 @@ class Named(Ground):
         whole = super().recipe(name, data, trials, synthesis, mixes)
         drawn = [item.name for item, role in synthesis if role == "candidate"]
         fits = [
-            dataclasses.replace(
-                fit, name=f"{fit.name}_{order}", tuning=dataclasses.replace(fit.tuning, order=order)
-            )
+            dataclasses.replace(fit, name=f"{fit.name}_{order}", tuning=_in_phases(fit.tuning, order))
             for order in self.orders
             for fit in whole.fits
             if fit.synthesis in drawn and fit.tuning.order != order
@@ -160,6 +158,12 @@ def on(
         accept=rules,
         orders=orders,
     )
+
+
+def _in_phases(tuning: Tuning, order: Order) -> Tuning:
+    """Where a step sees one kind of rows there are no weights to choose: as many settings, all of them rates."""
+    chosen = {"rates": ALONE, "weights": WEIGHTS[:1]} if tuning.rates else {}
+    return dataclasses.replace(tuning, order=order, **chosen)  # type: ignore[arg-type]
 
 
 def asked(model: str, accept: Accept, shots: bool) -> tuple[tuple[tuple[str, Any], ...], Any]:

@@ -230,6 +230,7 @@ class Study(Material):
             "split": drawn if moving else [0] * len(drawn),
             "generator": drawn,
             "classifier": list(trials),
+            **({"first weights": drawn} if any(fit.start for fit in self.recipe.fits) else {}),
         }
 
     def seed(self, *names: object) -> int:

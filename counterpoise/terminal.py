@@ -54,6 +54,11 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, float, int], None]]:
 
 def print_verdict(made: Run, as_json: bool) -> None:
     if not made.has("verdict.json"):
+        if made.has("data/facts.json") and not made.json("data/facts.json")["sizes"]["test"]:
+            raise Refusal(
+                f"{made.path} has no test image, so nothing can be proven: take its samples home with `counterpoise export "
+                f"{made.path} --to imagefolder --arm ARM --out FOLDER`"
+            )
         raise Refusal(
             f"{made.path} has no verdict yet: run its command again to go on (see `counterpoise status {made.path}`)"
         )

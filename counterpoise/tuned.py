@@ -33,7 +33,7 @@ def tuned_heads(study: Study, fit: Fit, trials: list[int]) -> Iterator[Finished]
 def _batch(study: Study, fit: Fit, pupils: dict[int, Pupil], start: LinearHead) -> Iterator[Finished]:
     rows = next(iter(pupils.values())).rows
     # Where a filter has let nothing pass there is nothing to learn from, and the names stay what is known; the funnel says so.
-    tuning = fit.tuning if len(rows) else replace(fit.tuning, steps=0)
+    tuning = fit.tuning if len(rows) else Tuning(templates=fit.tuning.templates, steps=0)
     features = next(iter(pupils.values())).matrix if len(rows) else start.weight[:0]
     _check(study, fit, len(rows), features.shape[1], start.weight.shape[1])
     distinct = {id(pupil): pupil for pupil in pupils.values()}

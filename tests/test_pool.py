@@ -131,15 +131,12 @@ def test_a_given_pool_is_read_and_searched_for_leaks(tmp_path):
     shutil.copy(root / "test/b/000.png", root / "unlabelled/leak.png")
     one = recipe(root, holdout=Holdout(val=0.2, test=0))
     made = run(one, tmp_path / "run", until="teach")
-    assert len(ids(made, "pool")) == 8
+    assert len(ids(made, "pool")) == 7  # what is known of a test picture is not learnt from
     found = made.json("audit.json")
     assert found["classes"] == 2
     assert found["conflicts"] == []
-    (leak,) = found["leaks"]
-    assert dict(zip(leak["uris"], leak["splits"], strict=True)) == {
-        "test/b/000.png": "test",
-        "unlabelled/leak.png": "pool",
-    }
+    assert found["leaks"] == []
+    assert any("copies of validation or test pictures: 1" in note for note in found["notes"])
     assert estimate(one)["images"] == 24 + 12 + 2 + 8
 
 

@@ -85,6 +85,10 @@ class Pretraining:
         return self.training.steps, self.training.batch
 
     def _known_again(self, z: Tensor, places: Tensor, prior: Tensor, progress: float) -> Tensor:
+        if (places != places.round()).any():
+            raise Refusal(
+                "a view is to be known for that of one picture, and augment mixes several: leave what mixes out"
+            )
         return nt_xent(z, places, self.temperature)
 
 

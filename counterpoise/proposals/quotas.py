@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from counterpoise.proposals.budgets import Budget, FillUp, Needs
-from counterpoise.types import part
+from counterpoise.types import Refusal, part
 
 LUCK = 1.5  # standard deviations: so lucky a round may be, and still makes none too many
 
@@ -43,6 +43,17 @@ class Quota:
     budget: Budget = FillUp()
     most: Annotated[float, Field(ge=1)] = 5.0
     rounds: Annotated[int, Field(ge=2)] = 12
+
+    def __post_init__(self) -> None:
+        if hasattr(self.budget, "rounds"):
+            raise Refusal(
+                f"Quota works in rounds until samples are kept, and {type(self.budget).__name__} has rounds of its own: give it the "
+                "budget within"
+            )
+
+    @property
+    def listens(self) -> bool:
+        return getattr(self.budget, "listens", False)
 
     def __call__(self, counts: np.ndarray, needs: Needs | None = None) -> np.ndarray:
         return self.budget(counts, needs)

@@ -9,7 +9,7 @@ from counterpoise import grounds, named
 from counterpoise.data.cuts import FewShot
 from counterpoise.data.names import Names
 from counterpoise.nets.stable_diffusion import base_folder
-from counterpoise.recipe import Data, Recipe, Role, Synthesis, Trials
+from counterpoise.recipe import Arm, Data, Recipe, Role, Synthesis, Trials
 
 
 @grounds.takes(named.on, without=("shots", "flip", "orders"))
@@ -22,7 +22,7 @@ def prompted(
     counterpoise run names:dolphin,rose,wolf --recipe prompted --base miniature --size 32
     On the miniature it does not beat the class names alone (docs/results.md).
 
-    Training images are not looked at, whoever has some, unless `--cut` says how many: few:4. Of class names alone, a text file
+    Training images are not looked at, whoever has some, unless `--cut` says how many: few:4, and then a head tuned on those alone has to be beaten as well. Of class names alone, a text file
     with one on every line or names:CAT,DOG, pictures can be made and taken home, but nothing can be proven of them.
 
     `--base NAME` is the text-to-image model: on the hub, a folder, `miniature`, the small one of this package, or `auto`, Stable
@@ -43,11 +43,15 @@ def prompted(
     """
     stands = named.on(data, shots=False, smoke=smoke, **ground)
     model = stands.generator
-    if isinstance(data.source, Names):  # as large as the model draws them
+    if isinstance(getattr(data.source, "source", data.source), Names):  # as large as the model draws them
         own = base_folder(model.base, model.revision, model.allow_pickle).size
         data = dataclasses.replace(data, size=data.size or own)
     elif data.cut is None:
         data = dataclasses.replace(data, cut=FewShot(0))
+    elif data.cut != FewShot(0):  # what the few pictures are worth by themselves
+        alone = dataclasses.replace(stands.made, name="tuned")
+        arms = [*stands.arms, Arm("tuned", "tuned")]
+        stands = dataclasses.replace(stands, fits=[*stands.fits, alone], arms=arms)
     plain = stands.drawn("plain", budget=stands.wanted, scores=(), select=None, prompts=None)
     made: list[tuple[Synthesis, Role]] = [(plain, "candidate"), (stands.drawn("prompted"), "candidate")]
     made += stands.retrieved(data)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from counterpoise import grounds, named
 from counterpoise.bases import MINIATURE_STEPS
 from counterpoise.generators.adapting import Adapt
+from counterpoise.proposals.budgets import Fixed
 from counterpoise.proposals.pairings import SameClass
 from counterpoise.proposals.strengths import ByShots
 from counterpoise.recipe import Data, Recipe, Role, Synthesis, Trials
@@ -72,6 +73,6 @@ def real_guided(
         "learnt_guided": lambda: stands.drawn("learnt_guided", guided, generator=learnt, prompts=None),
     }
     made: list[tuple[Synthesis, Role]] = [(drawn[way](), "candidate") for way in dict.fromkeys(ways)]
-    made += [*stands.augmented(stands.wanted), *stands.retrieved(data)]
+    made += [*stands.augmented(Fixed(stands.each)), *stands.retrieved(data)]
     n = min(trials.n, 3) if smoke else trials.n
     return stands.recipe("real_guided", data, Trials(n=n, draws=draws or 1, seed=trials.seed), made)

@@ -19,7 +19,7 @@ from counterpoise import tables
 from counterpoise.data.fitting import Fitting, statistics
 from counterpoise.data.intake import Intake, intake, pixel_hash
 from counterpoise.material import LISTING, ROWS_PER_SLICE
-from counterpoise.recipe import Data
+from counterpoise.recipe import Data, Recipe
 from counterpoise.stages.stage import Step
 from counterpoise.study import Study
 from counterpoise.types import Refusal
@@ -45,11 +45,8 @@ def list_source(study: Study, unit: str) -> None:
     source = study.recipe.data.source
     listing = source.listing()
     found = tables.meta(listing)
+    check_names(study.recipe, listing)
     bare = not len(listing) and not found["problems"]
-    if bare and found["classes"] and not study.recipe.from_names:
-        raise Refusal(
-            f"{study.recipe.name} learns from pictures, and {source} has class names alone: take the recipe prompted"
-        )
     if not len(listing) and not (bare and found["classes"]):
         raise Refusal(f"no image was found in {source}: " + "; ".join(found["notes"] + ["nothing to study"]))
     _check_pool(study, study.recipe.data.holdout.pool or "pool" in listing["split"].to_pylist())
@@ -57,6 +54,15 @@ def list_source(study: Study, unit: str) -> None:
     study.run.put_table(
         unit, tables.with_meta(listing, found | shape | {"state": source.state()}), ROWS_PER_SLICE
     )
+
+
+def check_names(recipe: Recipe, listing: pa.Table) -> None:
+    """Refuse class names without a picture where pictures are learnt from."""
+    found = tables.meta(listing)
+    if not len(listing) and not found["problems"] and found["classes"] and not recipe.from_names:
+        raise Refusal(
+            f"{recipe.name} learns from pictures, and {recipe.data.source} has class names alone: take the recipe prompted"
+        )
 
 
 def settle_shape(data: Data, source: Any, listing: pa.Table) -> dict[str, int]:
@@ -137,6 +143,9 @@ def divide(study: Study, unit: str) -> None:
     hashes = np.array(table["pixel_hash"].to_pylist(), object)
     ids = np.array(table["id"].to_pylist(), object)
     roles = data.holdout(ids=ids, labels=labels, groups=groups, given=given, hashes=hashes, seed=data.seed)
+    judged = hashes[np.isin(roles, ("val", "test"))]
+    shown = (roles == "pool") & np.isin(hashes, judged)
+    roles[shown] = "out"  # whoever learns from the pool would have seen what it is judged by
     left = np.flatnonzero(roles == "train")
     draws = []
     for draw in range(study.recipe.trials.draws):
@@ -167,12 +176,16 @@ def divide(study: Study, unit: str) -> None:
         "size": meta["size"],
         "channels": meta["channels"],
         "sizes": {role: len(rows) for role, rows in members.items()},
-        "notes": meta["notes"],
+        "notes": [*meta["notes"], *_left_out(int(shown.sum()))],
         "problems": meta["problems"],
     }
     run.put_json(unit, facts)
     for name in names:  # the caches hold all that is used: the slices' pixels were scaffolding
         (run / name.replace(".parquet", ".npy")).unlink(missing_ok=True)
+
+
+def _left_out(times: int) -> list[str]:
+    return [f"left out of the pool, being copies of validation or test pictures: {times}"] * (times > 0)
 
 
 def _codes(names: Sequence[str | None]) -> tuple[np.ndarray | None, list[str]]:
@@ -186,7 +199,7 @@ def _codes(names: Sequence[str | None]) -> tuple[np.ndarray | None, list[str]]:
 def _check(
     labels: np.ndarray, roles: np.ndarray, draws: Iterable[np.ndarray], classes: list[str], from_names: bool
 ) -> None:
-    if not len(labels) and len(classes) > 1:  # class names alone
+    if not (labels >= 0).any() and len(classes) > 1:  # class names alone, and maybe a pool
         return
     for role in ("val", "test"):
         if not (roles == role).any():
